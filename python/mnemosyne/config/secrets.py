@@ -1,0 +1,89 @@
+"""The key of the model's API: found here once, kept in a ``SecretStr``, never printed (SECRET-1).
+
+Order: the file that a flag names, ``ANTHROPIC_API_KEY``, ``ANTHROPIC_AUTH_TOKEN``. The first that is there wins and
+nothing else is looked at: a flag that names a bad file is an error, not a reason to try the environment, because the
+user would then pay with a key they did not choose.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from mnemosyne.errors import EnvironmentProblem, InvalidInput, MissingCredential
+
+__all__ = ["NO_KEY", "resolve_api_key"]
+
+NO_KEY = "mnemosyne-no-key"
+"""Sent to a server that the user named without a key: servers on one's own machine want a header, any header."""
+
+_LARGEST_KEY_FILE = 16_384  # bytes; no key is larger, and a mistyped path must not be read into memory
+
+
+def resolve_api_key(file: Path | None, base_url: str | None, model: str | None) -> SecretStr | None:
+    """Return the key to use, or None for the demo model, which needs none.
+
+    Args:
+        file: The file of ``--api-key-file``; its mode must keep everybody else out (0600 or stricter).
+        base_url: The server the user named, or None for Anthropic's.
+        model: The model the user named; ``demo`` is our own offline server.
+
+    Raises:
+        InvalidInput: The file is missing, is no regular file, or holds no key (MN-0110).
+        EnvironmentProblem: Others could read the file (MN-0209).
+        MissingCredential: No key was found and Anthropic's server would ask for one (MN-0201).
+    """
+    if file is not None:
+        return SecretStr(_read(file))
+    if model == "demo" and base_url is None:
+        return None
+    for variable in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
+        value = os.environ.get(variable, "").strip()
+        if value:
+            return SecretStr(value)
+    if base_url is not None:
+        return SecretStr(NO_KEY)
+    raise MissingCredential(
+        "no API key was found",
+        code="MN-0201",
+        reason="neither --api-key-file, ANTHROPIC_API_KEY nor ANTHROPIC_AUTH_TOKEN is given",
+        hint="set ANTHROPIC_API_KEY, or name a Messages-compatible server with --base-url, "
+        "or try the offline model: mnemosyne demo",
+    )
+
+
+def _read(file: Path) -> str:
+    file = file.expanduser()
+    try:
+        # Opened once and judged by descriptor: between a check of the path and its opening the file could be swapped.
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise _bad_file(file, error.strerror or "it cannot be opened") from error
+    with os.fdopen(descriptor, "rb") as opened:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise _bad_file(file, "it is not a regular file")
+        if status.st_mode & 0o077:
+            raise EnvironmentProblem(
+                f"the key file {file} can be read by others",
+                code="MN-0209",
+                reason=f"its mode is {stat.S_IMODE(status.st_mode):04o}",
+                hint=f"chmod 600 {file}",
+            )
+        content = opened.read(_LARGEST_KEY_FILE + 1)
+    key = content.decode("ascii", "replace").strip()
+    if not key or len(content) > _LARGEST_KEY_FILE or not key.isascii() or not key.isprintable() or " " in key:
+        raise _bad_file(file, "it does not hold exactly one key")
+    return key
+
+
+def _bad_file(file: Path, reason: str) -> InvalidInput:
+    return InvalidInput(
+        f"the key file {file} cannot be used",
+        code="MN-0110",
+        reason=reason,
+        hint="put the key, and nothing else, into a file of your own with mode 600",
+    )

@@ -1,0 +1,84 @@
+"""Where things are on this machine: the store, the state beside it, and the Python that child processes run on."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+from mnemosyne.errors import EnvironmentProblem, InvalidInput
+
+__all__ = ["default_store", "interpreter", "state_directory"]
+
+_INTERPRETER_NAME = re.compile(r"(python|pypy)[0-9.]*[a-z]?(\.exe)?", re.IGNORECASE)
+
+
+def default_store() -> Path:
+    """Return the store used when none is named: ``MNEMOSYNE_STORE``, else in the XDG state directory.
+
+    It is not in the workspace, because a workspace is the user's and a run must not leave files of its own there.
+    """
+    named = os.environ.get("MNEMOSYNE_STORE")
+    if named:
+        return Path(named).expanduser().absolute()
+    # The XDG specification says that a relative path is invalid and has to be ignored.
+    state_home = os.environ.get("XDG_STATE_HOME", "")
+    base = Path(state_home) if os.path.isabs(state_home) else Path.home() / ".local" / "state"
+    return base / "mnemosyne" / "store.db"
+
+
+def state_directory(store: Path) -> Path:
+    """Return the directory that holds the trees and shadow repositories of the runs in ``store``.
+
+    It lies beside the store and carries its name, so two stores in one folder share nothing, and moving or removing
+    a store means exactly these two paths (and SQLite's own ``-wal`` and ``-shm``).
+    """
+    store = store.expanduser().absolute()
+    return store.with_name(f"{store.name}.state")
+
+
+def interpreter() -> str:
+    """Return the absolute path of the Python that runs the guard and comes first in the ``PATH`` of commands.
+
+    ``MNEMOSYNE_PYTHON`` wins. ``sys.executable`` is believed only if it is called like a Python: in a Rust program
+    that embeds us it is that program, and starting it again would start the whole program, not an interpreter.
+
+    Raises:
+        InvalidInput: ``MNEMOSYNE_PYTHON`` names something that cannot be run (MN-0109).
+        EnvironmentProblem: No interpreter was found (MN-0206).
+    """
+    named = os.environ.get("MNEMOSYNE_PYTHON")
+    if named:
+        found = shutil.which(os.path.expanduser(named))
+        if found is None:
+            raise InvalidInput(
+                "MNEMOSYNE_PYTHON does not name a program",
+                code="MN-0109",
+                reason=f"{named!r} was not found or cannot be executed",
+                hint="set MNEMOSYNE_PYTHON to the path of a Python 3.11 or newer, or unset it",
+            )
+        return os.path.abspath(found)
+    for candidate in _candidates():
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+            return os.path.abspath(candidate)
+    raise EnvironmentProblem(
+        "no Python interpreter was found for child processes",
+        code="MN-0206",
+        reason="this program embeds Python, and no python3 lies beside its library or on PATH",
+        hint="set MNEMOSYNE_PYTHON to the path of a Python 3.11 or newer",
+    )
+
+
+def _candidates() -> list[str]:
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    candidates = []
+    if sys.executable and _INTERPRETER_NAME.fullmatch(os.path.basename(sys.executable)):
+        candidates.append(sys.executable)
+    for folder in (sysconfig.get_config_var("BINDIR"), os.path.join(sys.base_exec_prefix, "bin")):
+        if folder:
+            candidates += [os.path.join(folder, name), os.path.join(folder, "python3")]
+    candidates += [path for path in (shutil.which(name), shutil.which("python3")) if path]
+    return candidates

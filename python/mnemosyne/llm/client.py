@@ -1,0 +1,287 @@
+"""One request to a Messages server and its answer, through the SDK with everything implicit switched off.
+
+No retry of the SDK's (it obeys ``retry-after`` for weeks), no credential it might find by itself, no proxy for
+loopback (``HTTP_PROXY`` would capture it), time limits that we chose, streaming always. The body is a plain dict, so
+what is hashed before sending is what the server receives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
+
+from pydantic import JsonValue, SecretStr
+
+from mnemosyne.config.secrets import resolve_api_key
+from mnemosyne.errors import EnvironmentProblem, InvalidInput, MissingCredential
+from mnemosyne.llm.turns import StreamError, Turn, TurnFailed, broken, read_turn
+from mnemosyne.models import Usage
+
+if TYPE_CHECKING:
+    import httpx2
+    from anthropic import APIStatusError, AsyncAnthropic
+
+__all__ = ["Client", "prefetch"]
+
+_ANTHROPIC = "https://api.anthropic.com"
+_CONNECT_SECONDS = 10.0
+_READ_SECONDS = 300.0  # between two chunks: a small local model can take minutes over a long prompt before the first
+_DRAIN_SECONDS = 1.0
+_MESSAGE_LENGTH = 500  # characters of a server's own words that an error quotes
+
+_ENDED = frozenset({401, 403})
+_AGAIN = frozenset({408, 409, 429})
+_KINDS_AGAIN = frozenset({"overloaded_error", "api_error", "rate_limit_error", "timeout_error", "conflict_error"})
+_KINDS_ENDED = frozenset({"authentication_error", "permission_error"})
+
+_reached: set[str] = set()
+"""Base URLs that have answered this process: before its first answer an unreachable server is a mistake in the
+settings, which ends the run so that it can be corrected; afterwards it is an outage, which is waited for."""
+
+
+def prefetch() -> None:
+    """Start importing the SDK in a thread, so that its 0.75 s overlap with other work. Needs a running loop."""
+    if "anthropic" not in sys.modules:
+        future = asyncio.get_running_loop().run_in_executor(None, _load)
+        # A missing SDK is reported by the first request, where somebody waits for it.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+class Client:
+    """The way to one server for one agent; the connection is opened by the first request.
+
+    Args:
+        config: ``base_url`` and ``api_key`` (text or ``SecretStr``); without a key the environment is asked. Other keys
+            are left alone.
+    """
+
+    def __init__(self, config: Mapping[str, JsonValue]) -> None:
+        named = config.get("base_url")
+        if named is not None and not isinstance(named, str):
+            raise InvalidInput("base_url is not text", code="MN-0111")
+        self._named_url = named or os.environ.get("ANTHROPIC_BASE_URL") or None
+        self.base_url = _checked(self._named_url or _ANTHROPIC)
+        self._key = _secret(config.get("api_key"))
+        self._model = config.get("model")
+        self._sdk: AsyncAnthropic | None = None
+
+    def __repr__(self) -> str:
+        return f"Client({self.base_url!r})"
+
+    @property
+    def is_anthropic(self) -> bool:
+        """Whether it is Anthropic's own server, which knows more of the API than others do."""
+        return self.base_url == _ANTHROPIC
+
+    async def send(self, body: dict[str, JsonValue]) -> Turn:
+        """Send ``body`` once and return the complete answer.
+
+        Raises:
+            TurnFailed: No complete answer; ``fatal`` says whether the same request can succeed later.
+            MissingCredential: The server refuses the key (MN-0202), or there is none (MN-0201).
+            EnvironmentProblem: The server cannot be reached and never answered this process (MN-0205).
+        """
+        sdk = await self._connected()
+        import anthropic
+        import httpx2
+
+        arguments: dict[str, Any] = dict(body)
+        try:
+            stream = await sdk.messages.create(**arguments)
+            _reached.add(self.base_url)
+            async with stream:
+                return await self._read(stream.response, str(body["model"]))
+        except anthropic.APIStatusError as error:
+            _reached.add(self.base_url)
+            self._raise_status(error)
+        except StreamError as error:
+            self._raise_kind(error.kind, error.message, usage=None)
+        except anthropic.APIConnectionError as error:
+            self._raise_connection(error.__cause__ or error)
+        except (httpx2.HTTPError, httpx2.StreamError) as error:
+            raise broken(type(error).__name__) from error
+        except anthropic.AnthropicError as error:
+            raise broken(type(error).__name__) from error
+
+    async def close(self) -> None:
+        """Close the connections; call it on the loop that made the requests."""
+        sdk, self._sdk = self._sdk, None
+        if sdk is not None:
+            await sdk.close()
+
+    async def _read(self, response: httpx2.Response, model: str) -> Turn:
+        from anthropic import AsyncStream
+
+        kind = response.headers.get("content-type", "")
+        if not kind.lower().startswith("text/event-stream"):
+            # A captive portal or a proxy answers 200 with a page, and the SDK would hand it on as an empty stream.
+            raise TurnFailed(
+                "the server's answer is not a message stream",
+                code="MN-0404",
+                reason=f"{self.base_url} answered with content type {kind or 'none'!r}",
+                hint="check that --base-url names a Messages-compatible server that can stream",
+                fatal=True,
+                usage=Usage(),
+            )
+        events = AsyncStream.raw_events(response)
+        turn = await read_turn(events, model)
+        # Only a stream read to its end leaves its connection usable; the turn itself is complete already.
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                async for _ in events:
+                    pass
+        return turn
+
+    async def _connected(self) -> AsyncAnthropic:
+        if self._sdk is None:
+            if self._key is None:
+                model = self._model if isinstance(self._model, str) else None
+                self._key = resolve_api_key(None, self._named_url, model)
+            self._sdk = await asyncio.to_thread(self._make)
+        return self._sdk
+
+    def _make(self) -> AsyncAnthropic:
+        _load()
+        import anthropic
+        import httpx2
+
+        timeout = httpx2.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS)
+        direct = httpx2.AsyncClient(trust_env=False, timeout=timeout) if _is_loopback(self.base_url) else None
+        assert self._key is not None
+        return anthropic.AsyncAnthropic(
+            api_key=self._key.get_secret_value(),
+            base_url=self.base_url,
+            max_retries=0,
+            timeout=timeout,
+            http_client=direct,
+        )
+
+    def _raise_status(self, error: APIStatusError) -> NoReturn:
+        status = error.status_code
+        kind = error.type or ""
+        if status in _ENDED or kind in _KINDS_ENDED:
+            self._raise_refused(f"{status} {kind}".strip())
+        said = self._quoted(error.api_message or "")
+        if status in _AGAIN or status >= 500:
+            wait = _retry_after(error.response.headers)
+            raise _unavailable(f"{status} {kind} {said}".strip(), wait, Usage()) from None
+        raise _rejected(f"{status} {kind} {said}".strip()) from None
+
+    def _raise_kind(self, kind: str, message: str, *, usage: Usage | None) -> NoReturn:
+        if kind in _KINDS_ENDED:
+            self._raise_refused(kind)
+        said = self._quoted(message)
+        if kind in _KINDS_AGAIN or not kind.endswith("_error"):
+            raise _unavailable(f"{kind} in the stream: {said}", None, usage) from None
+        raise _rejected(f"{kind} in the stream: {said}") from None
+
+    def _raise_refused(self, reason: str) -> NoReturn:
+        # The server's own words are left out: some quote the key they refuse.
+        raise MissingCredential(
+            "the server refused the API key",
+            code="MN-0202",
+            reason=f"{self.base_url} answered {reason}",
+            hint="check ANTHROPIC_API_KEY or --api-key-file, then resume the run",
+        ) from None
+
+    def _raise_connection(self, error: BaseException) -> NoReturn:
+        import httpx2
+
+        name = type(error).__name__
+        never_connected = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol)
+        if never_connected and self.base_url not in _reached:
+            raise EnvironmentProblem(
+                f"the model's server at {self.base_url} does not answer",
+                code="MN-0205",
+                reason=f"{name}: {self._quoted(str(error))}",
+                hint="check the network and --base-url, then resume the run",
+            ) from error
+        # Where the connection stood, the request may have been worked on: what it cost is unknown.
+        raise _unavailable(f"connection: {name}", None, Usage() if never_connected else None) from error
+
+    def _quoted(self, text: str) -> str:
+        key = self._key.get_secret_value() if self._key is not None else ""
+        words = text.split()
+        if len(key) >= 8:
+            # Not even a prefix may pass (SECRET-1), and servers like to quote a shortened key.
+            words = ["[hidden]" if key[:8] in word or (len(word) > 3 and word in key) else word for word in words]
+        return " ".join(words)[:_MESSAGE_LENGTH]
+
+
+def _load() -> None:
+    try:
+        import anthropic  # noqa: F401
+    except ImportError as error:
+        raise EnvironmentProblem(
+            "the anthropic package cannot be imported",
+            code="MN-0210",
+            reason=str(error),
+            hint="pip install 'anthropic>=2.12,<3'",
+        ) from error
+
+
+def _checked(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidInput(
+            f"the base URL {url!r} is not an http or https address",
+            code="MN-0111",
+            hint="for example --base-url http://127.0.0.1:8080",
+        )
+    if parts.username or parts.password:
+        raise InvalidInput("the base URL holds a password", code="MN-0111", hint="give the key by --api-key-file")
+    return url.rstrip("/")
+
+
+def _secret(value: object) -> SecretStr | None:
+    if isinstance(value, SecretStr):
+        return value
+    return SecretStr(value) if isinstance(value, str) and value else None
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) / unit
+        except (KeyError, ValueError):
+            continue  # the form with a date is rare, and our own wait is a good answer to it
+        if 0 <= seconds < float("inf"):
+            return seconds
+    return None
+
+
+def _unavailable(reason: str, retry_after: float | None, usage: Usage | None) -> TurnFailed:
+    return TurnFailed(
+        "the model cannot be reached at the moment",
+        code="MN-0403",
+        reason=reason,
+        hint="the run goes on by itself when the server answers again",
+        fatal=False,
+        retry_after=retry_after,
+        usage=usage,
+    )
+
+
+def _rejected(reason: str) -> TurnFailed:
+    return TurnFailed(
+        "the model's server rejected the request",
+        code="MN-0408",
+        reason=reason,
+        hint="check --model and --base-url; the same request would be rejected again",
+        fatal=True,
+        usage=Usage(),
+    )

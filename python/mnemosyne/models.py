@@ -1,0 +1,234 @@
+"""The nouns of mnemosyne as Python sees them: validated at the edge, mirrored by ``rust/core``.
+
+A test compares these with the Rust types field by field, so neither side can drift alone.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+__all__ = [
+    "Acceptance",
+    "AgentHealth",
+    "AgentRole",
+    "AgentState",
+    "ArtifactRef",
+    "Budget",
+    "Event",
+    "Evidence",
+    "Phase",
+    "Plan",
+    "PlanTask",
+    "Reservation",
+    "RoleHealth",
+    "SystemHealth",
+    "Usage",
+    "WorkItem",
+    "WorkResult",
+]
+
+
+class AgentRole(StrEnum):
+    """The four roles."""
+
+    ORCHESTRATOR = "orchestrator"
+    OPTIMIZER = "optimizer"
+    REVIEWER = "reviewer"
+    EXECUTOR = "executor"
+
+
+class Phase(StrEnum):
+    """The Work Plan Protocol, in order."""
+
+    PROMPT_TO_SPEC = "prompt_to_spec"
+    SPEC_TO_FULL_SPEC = "spec_to_full_spec"
+    FULL_SPEC_TO_PLAN = "full_spec_to_plan"
+    PLAN_TO_ARTIFACTS = "plan_to_artifacts"
+    COMPLETE = "complete"
+
+
+class AgentState(StrEnum):
+    """What an agent is doing, as its supervisor sees it."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    SUSPECT = "suspect"
+    RESTARTING = "restarting"
+    QUARANTINED = "quarantined"
+    DEGRADED = "degraded"
+    STOPPED = "stopped"
+
+
+class _Strict(BaseModel):
+    """A model that refuses keys it does not know: a misspelt key must not be silently ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Usage(_Strict):
+    """Tokens and money of one or more model turns."""
+
+    turns: int = Field(0, ge=0, description="Model turns that completed.")
+    input_tokens: int = Field(0, ge=0, description="Input tokens that were not read from or written to the cache.")
+    output_tokens: int = Field(0, ge=0)
+    cache_read_tokens: int = Field(0, ge=0)
+    cache_write_tokens: int = Field(0, ge=0)
+    cost_usd: float = Field(0.0, ge=0, description="List price in US dollars; 0 where no price is known.")
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            turns=self.turns + other.turns,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            cost_usd=self.cost_usd + other.cost_usd,
+        )
+
+
+class ArtifactRef(_Strict):
+    """A stored artifact."""
+
+    name: str
+    sha256: str
+    size: int = Field(ge=0, description="Bytes.")
+
+
+class Evidence(_Strict):
+    """One observation that we made ourselves (TRUTH-1)."""
+
+    kind: str = Field(description="What was looked at: acceptance, joined, setup or scope.")
+    command: str | None = None
+    exit_code: int | None = Field(None, description="On the commit under review; None where it did not end by itself.")
+    before_exit_code: int | None = Field(None, description="On the base; None where it was not run there.")
+    seconds: float = 0.0
+    output: str = Field("", description="The tail of what the command printed on the commit.")
+
+
+class WorkItem(_Strict):
+    """One thing for one agent to do."""
+
+    id: str
+    description: str
+    phase: Phase
+    role: AgentRole
+    priority: Annotated[int, Field(ge=0, le=10)] = 5
+    depends_on: list[str] = Field(default_factory=list)
+    file_scope: list[str] = Field(default_factory=list, description="Path prefixes relative to the workspace.")
+    context: dict[str, JsonValue] = Field(default_factory=dict)
+    timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
+    attempt: Annotated[int, Field(ge=1)] = 1
+
+
+class WorkResult(_Strict):
+    """What an agent returned. A key it does not know is an error that names the key."""
+
+    success: bool
+    data: dict[str, JsonValue] = Field(default_factory=dict)
+    artifacts: list[ArtifactRef] = Field(default_factory=list)
+    evidence: list[Evidence] = Field(default_factory=list)
+    error: str | None = None
+    usage: Usage = Field(default_factory=lambda: Usage())
+
+
+class Acceptance(_Strict):
+    """A shell command that proves a task: red on the base, green on the commit."""
+
+    command: str = Field(min_length=1)
+    timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 120.0
+
+
+class PlanTask(_Strict):
+    """One task of a plan."""
+
+    id: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    title: str = Field(min_length=1)
+    description: str = ""
+    depends_on: list[str] = Field(default_factory=list)
+    file_scope: list[str] = Field(default_factory=list, description="Path prefixes the task may change.")
+    acceptance: list[Acceptance] = Field(min_length=1)
+
+
+class Plan(_Strict):
+    """The tasks that turn a full specification into files."""
+
+    setup: list[str] = Field(default_factory=list, description="Shell commands that prepare a fresh tree.")
+    tasks: list[PlanTask] = Field(min_length=1)
+
+
+class Budget(_Strict):
+    """What a run may spend; None is no limit."""
+
+    usd: Annotated[float, Field(gt=0)] | None = None
+    tokens: Annotated[int, Field(gt=0)] | None = None
+
+
+class Reservation(_Strict):
+    """Money and tokens set aside before a spend (BUDGET-1)."""
+
+    id: str
+    tokens: int = Field(ge=0)
+    usd: float | None = None
+
+
+class Event(BaseModel):
+    """One thing that happened, committed before anybody saw it (DUR-3)."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    sequence: int
+    at: str = Field(description="UTC, RFC 3339 with milliseconds.")
+    run: str | None = None
+    kind: str
+    phase: Phase | None = None
+    task: str | None = None
+    item: str | None = None
+    role: AgentRole | None = None
+    agent: str | None = None
+    generation: int | None = None
+    epoch: int | None = None
+    attempt: int | None = None
+    data: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class AgentHealth(BaseModel):
+    """A snapshot of one agent; reading it never blocks."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    agent_id: str
+    role: AgentRole
+    state: AgentState
+    is_healthy: bool = Field(description="Fewer than 3 errors in the window, and running.")
+    error_count: int = Field(ge=0, description="Errors in the last 60 s since the last success.")
+    last_error: str | None = None
+    last_error_at: str | None = None
+    should_restart: bool
+    generation: int = Field(ge=1)
+    restarts: int = Field(ge=0)
+    next_restart_at: str | None = None
+    heartbeat_age_seconds: float | None = None
+
+
+class RoleHealth(BaseModel):
+    """One role of the tree."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    state: str
+    reason: str | None = None
+    agents: list[AgentHealth] = Field(default_factory=list)
+
+
+class SystemHealth(BaseModel):
+    """The whole tree."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    roles: dict[AgentRole, RoleHealth]
+    queue: dict[str, int]
+    store: dict[str, JsonValue]

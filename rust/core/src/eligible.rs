@@ -1,0 +1,170 @@
+//! Which of the candidates may be claimed now. Pure: the store finds candidates by index, this decides.
+
+use crate::state::{AgentRole, ItemKind};
+
+/// What `eligible` needs to know of an item that could be claimed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// The item.
+    pub id: String,
+    /// Whose run.
+    pub run: Option<String>,
+    /// Whose task.
+    pub task: Option<String>,
+    /// What it asks for.
+    pub kind: ItemKind,
+    /// Who does it.
+    pub role: AgentRole,
+    /// 0 to 10, 10 first.
+    pub priority: u8,
+    /// Order of arrival.
+    pub order: u64,
+    /// Dependencies that are not done.
+    pub open_dependencies: u32,
+    /// Path prefixes.
+    pub file_scope: Vec<String>,
+    /// Milliseconds; not before this time.
+    pub not_before: Option<i64>,
+}
+
+/// A file scope in use, or an acceptance under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// Whose run.
+    pub run: Option<String>,
+    /// Whose task.
+    pub task: Option<String>,
+    /// What the running item asks for; `None` where the task holds its scope between items.
+    pub kind: Option<ItemKind>,
+    /// Path prefixes.
+    pub file_scope: Vec<String>,
+}
+
+/// Picks the item that `role` should do next: dependencies done, not delayed, its file scope free, and at most one
+/// acceptance per run; then the highest priority, then the oldest.
+pub fn eligible<'a>(
+    candidates: &'a [Candidate],
+    holdings: &[Holding],
+    role: AgentRole,
+    now: i64,
+) -> Option<&'a Candidate> {
+    candidates
+        .iter()
+        .filter(|item| item.role == role)
+        .filter(|item| item.open_dependencies == 0)
+        .filter(|item| item.not_before.is_none_or(|at| at <= now))
+        .filter(|item| holdings.iter().all(|holding| !in_the_way(item, holding)))
+        .max_by_key(|item| (item.priority, std::cmp::Reverse(item.order)))
+}
+
+/// A task holds its scope across its items and attempts, so it is never in its own way.
+fn in_the_way(item: &Candidate, holding: &Holding) -> bool {
+    if item.run != holding.run {
+        return false;
+    }
+    if item.kind == ItemKind::Accept && holding.kind == Some(ItemKind::Accept) {
+        return true;
+    }
+    let same_task = item.task.is_some() && item.task == holding.task;
+    !same_task && scopes_overlap(&item.file_scope, &holding.file_scope)
+}
+
+/// Whether a path of one is a path of the other, or lies below it.
+pub fn scopes_overlap(left: &[String], right: &[String]) -> bool {
+    left.iter().any(|one| right.iter().any(|other| path_overlap(one, other)))
+}
+
+fn path_overlap(one: &str, other: &str) -> bool {
+    let (one, other) = (normal(one), normal(other));
+    if one.is_empty() || other.is_empty() {
+        return true; // the whole workspace
+    }
+    one == other || one.starts_with(&format!("{other}/")) || other.starts_with(&format!("{one}/"))
+}
+
+fn normal(path: &str) -> &str {
+    let path = path.trim_start_matches("./").trim_end_matches('/');
+    if path == "." { "" } else { path }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn candidate(id: &str) -> Candidate {
+        Candidate {
+            id: id.into(),
+            run: Some("r".into()),
+            task: Some(id.into()),
+            kind: ItemKind::Optimize,
+            role: AgentRole::Optimizer,
+            priority: 5,
+            order: 0,
+            open_dependencies: 0,
+            file_scope: vec![],
+            not_before: None,
+        }
+    }
+
+    fn pick(candidates: &[Candidate], holdings: &[Holding]) -> Option<String> {
+        eligible(candidates, holdings, AgentRole::Optimizer, 1_000).map(|item| item.id.clone())
+    }
+
+    #[test]
+    fn an_item_with_open_dependencies_is_not_eligible() {
+        let blocked = Candidate { open_dependencies: 1, ..candidate("a") };
+        assert_eq!(pick(&[blocked], &[]), None);
+    }
+
+    #[test]
+    fn the_highest_priority_goes_first_and_then_the_oldest() {
+        let low = Candidate { order: 1, ..candidate("low") };
+        let old = Candidate { priority: 9, order: 2, ..candidate("old") };
+        let new = Candidate { priority: 9, order: 3, ..candidate("new") };
+        assert_eq!(pick(&[low, new, old], &[]), Some("old".into()));
+    }
+
+    #[test]
+    fn an_item_is_not_eligible_before_its_time() {
+        let later = Candidate { not_before: Some(1_001), ..candidate("a") };
+        assert_eq!(pick(std::slice::from_ref(&later), &[]), None);
+        assert_eq!(pick(&[Candidate { not_before: Some(1_000), ..later }], &[]), Some("a".into()));
+    }
+
+    #[test]
+    fn a_held_scope_stops_other_tasks_but_not_its_own() {
+        let item = Candidate { file_scope: vec!["src/a".into()], ..candidate("a") };
+        let mut holding =
+            Holding { run: Some("r".into()), task: Some("b".into()), kind: None, file_scope: vec!["src".into()] };
+        assert_eq!(pick(std::slice::from_ref(&item), std::slice::from_ref(&holding)), None);
+        holding.task = Some("a".into());
+        assert_eq!(pick(std::slice::from_ref(&item), std::slice::from_ref(&holding)), Some("a".into()));
+        holding.task = Some("b".into());
+        holding.run = Some("another run".into());
+        assert_eq!(pick(&[item], &[holding]), Some("a".into()));
+    }
+
+    #[test]
+    fn one_acceptance_at_a_time_per_run() {
+        let item = Candidate { kind: ItemKind::Accept, role: AgentRole::Orchestrator, ..candidate("a") };
+        let busy =
+            Holding { run: Some("r".into()), task: Some("b".into()), kind: Some(ItemKind::Accept), file_scope: vec![] };
+        assert!(eligible(std::slice::from_ref(&item), &[busy], AgentRole::Orchestrator, 0).is_none());
+        assert!(eligible(&[item], &[], AgentRole::Orchestrator, 0).is_some());
+    }
+
+    #[test]
+    fn sibling_names_with_one_beginning_do_not_overlap() {
+        assert!(!path_overlap("src/ab", "src/a"));
+        assert!(path_overlap("src/a/", "./src/a/b.py"));
+        assert!(path_overlap(".", "anything"));
+    }
+
+    proptest! {
+        #[test]
+        fn overlap_is_symmetric(left in proptest::collection::vec("[ab]{1,2}(/[ab]{1,2}){0,2}", 0..4), right in proptest::collection::vec("[ab]{1,2}(/[ab]{1,2}){0,2}", 0..4)) {
+            prop_assert_eq!(scopes_overlap(&left, &right), scopes_overlap(&right, &left));
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Coded errors: what happened, why, and the next command. The same codes as `python/mnemosyne/errors.py`.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Which exception Python raises for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemKind {
+    /// The user gave something that cannot be used.
+    InvalidInput,
+    /// Something outside is missing or refuses.
+    Environment,
+    /// No key, or a refused one.
+    Credential,
+    /// The store cannot be used.
+    Store,
+    /// An agent raised.
+    Agent,
+    /// A time limit passed.
+    Timeout,
+    /// The agent cannot take work now.
+    Unavailable,
+    /// No free place.
+    Full,
+    /// Shut down.
+    Closed,
+    /// Another claim took over.
+    Fenced,
+    /// The model failed; never charged to the agent.
+    Model,
+    /// A reservation would exceed the budget.
+    Budget,
+}
+
+/// A stable code, `MN-####`.
+pub type Code = &'static str;
+
+/// The codes that Rust raises. Python's own are in `errors.py` and where they are raised.
+pub mod codes {
+    use super::Code;
+    /// A plan that cannot be used.
+    pub const PLAN_INVALID: Code = "MN-0103";
+    /// Dependencies that form a cycle.
+    pub const PLAN_CYCLE: Code = "MN-0104";
+    /// A dependency that names nothing.
+    pub const PLAN_DANGLING: Code = "MN-0105";
+    /// Two things with one id.
+    pub const PLAN_DUPLICATE: Code = "MN-0106";
+    /// An agent specification that cannot be used.
+    pub const AGENT_SPEC: Code = "MN-0109";
+    /// No such run.
+    pub const RUN_NOT_FOUND: Code = "MN-0110";
+    /// A run that lives in another process.
+    pub const RUN_LIVES: Code = "MN-0112";
+    /// Another live run works in the same workspace.
+    pub const WORKSPACE_BUSY: Code = "MN-0113";
+    /// A run that has ended.
+    pub const RUN_ENDED: Code = "MN-0116";
+    /// A work item that cannot be used.
+    pub const ITEM_INVALID: Code = "MN-0117";
+    /// The store cannot be opened or written.
+    pub const STORE_UNAVAILABLE: Code = "MN-0203";
+    /// The store was written by a newer version.
+    pub const STORE_NEWER: Code = "MN-0204";
+    /// The file is not a store of ours.
+    pub const STORE_FOREIGN: Code = "MN-0206";
+    /// Python cannot be used.
+    pub const PYTHON: Code = "MN-0209";
+    /// An agent raised.
+    pub const AGENT: Code = "MN-0301";
+    /// A time limit passed.
+    pub const TIMEOUT: Code = "MN-0302";
+    /// The agent cannot take work now.
+    pub const UNAVAILABLE: Code = "MN-0303";
+    /// No free place.
+    pub const FULL: Code = "MN-0304";
+    /// Shut down.
+    pub const CLOSED: Code = "MN-0305";
+    /// Another claim took over.
+    pub const FENCED: Code = "MN-0306";
+    /// An item took its agent down three times.
+    pub const POISON: Code = "MN-0308";
+    /// A reservation would exceed the budget.
+    pub const BUDGET: Code = "MN-0501";
+    /// The run did not reach its goal.
+    pub const RUN_FAILED: Code = "MN-0701";
+}
+
+/// One error, in the form that crosses every border.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Which exception Python raises for it.
+    pub kind: ProblemKind,
+    /// `MN-####`.
+    pub code: String,
+    /// What happened.
+    pub message: String,
+    /// Why; empty where the message says it all.
+    #[serde(default)]
+    pub reason: String,
+    /// The next command; empty where there is none.
+    #[serde(default)]
+    pub hint: String,
+}
+
+impl Problem {
+    /// A problem without reason and hint.
+    pub fn new(kind: ProblemKind, code: Code, message: impl Into<String>) -> Self {
+        Self { kind, code: code.to_owned(), message: message.into(), reason: String::new(), hint: String::new() }
+    }
+
+    /// Adds why it happened.
+    #[must_use]
+    pub fn because(mut self, reason: impl Into<String>) -> Self {
+        self.reason = reason.into();
+        self
+    }
+
+    /// Adds the next command.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    /// A writer whose claim is over (FENCE-1).
+    pub fn fenced(item: &str, epoch: u64) -> Self {
+        Self::new(ProblemKind::Fenced, codes::FENCED, format!("claim {epoch} of {item} is over"))
+            .because("another claim took the item over, or it was cancelled; nothing was changed")
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "error[{}]: {}", self.code, self.message)?;
+        if !self.reason.is_empty() {
+            write!(formatter, "\n  why: {}", self.reason)?;
+        }
+        if !self.hint.is_empty() {
+            write!(formatter, "\n  hint: {}", self.hint)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problem {}

@@ -1,0 +1,178 @@
+//! What runs an agent, as the tree sees it: start, submit, cancel, stop. The bridge implements it with Python; the
+//! supervision tests implement it in memory, so that they need no interpreter and can pause the clock.
+
+use async_trait::async_trait;
+use mnemosyne_core::{AgentRole, Problem, WorkResult};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How an agent's class is found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentSource {
+    /// `package.module:Class`.
+    Import(String),
+    /// A class that the host already holds, by the key it gave out.
+    Registered(String),
+}
+
+/// When a child that ended is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Restart {
+    /// Always.
+    #[default]
+    Permanent,
+    /// Only when it ended by an error.
+    Transient,
+    /// Never.
+    Temporary,
+}
+
+/// How an agent is made, as data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentSpec {
+    /// Its class.
+    pub source: AgentSource,
+    /// How many; `None` is the role's default.
+    #[serde(default)]
+    pub instances: Option<u32>,
+    /// Items at a time.
+    #[serde(default = "one")]
+    pub in_flight: u32,
+    /// When it is started again.
+    #[serde(default)]
+    pub restart: Restart,
+    /// Given to every generation, whole.
+    #[serde(default)]
+    pub config: Map<String, Value>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl AgentSpec {
+    /// An agent found by `package.module:Class`, with every default.
+    pub fn import(path: impl Into<String>) -> Self {
+        Self {
+            source: AgentSource::Import(path.into()),
+            instances: None,
+            in_flight: 1,
+            restart: Restart::Permanent,
+            config: Map::new(),
+        }
+    }
+}
+
+/// One generation of one agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentStart {
+    /// `executor-1`.
+    pub agent_id: String,
+    /// Its role.
+    pub role: AgentRole,
+    /// From 1 (FENCE-2).
+    pub generation: u64,
+    /// How it is made.
+    pub spec: AgentSpec,
+}
+
+/// A failure inside a host, opaque to the tree.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{type_name}: {message}")]
+pub struct HostError {
+    /// Trying again as it is cannot help: no Python, an import that fails, a bad configuration.
+    pub permanent: bool,
+    /// Name of the exception's class.
+    pub type_name: String,
+    /// Its text.
+    pub message: String,
+    /// Its traceback, cut to a bounded length.
+    #[serde(default)]
+    pub traceback: String,
+    /// Where the host keeps the original exception, if it does.
+    #[serde(default)]
+    pub token: Option<u64>,
+}
+
+impl HostError {
+    /// A failure that no exception stands for.
+    pub fn new(type_name: &str, message: impl Into<String>, permanent: bool) -> Self {
+        Self {
+            permanent,
+            type_name: type_name.to_owned(),
+            message: message.into(),
+            traceback: String::new(),
+            token: None,
+        }
+    }
+}
+
+/// Identifies one piece of submitted work; never used twice in a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkKey(pub u64);
+
+/// Work for a started agent.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    /// For cancel.
+    pub key: WorkKey,
+    /// Who.
+    pub agent_id: String,
+    /// Which generation.
+    pub generation: u64,
+    /// The assignment as the agents' side reads it: item, kind, epoch, run, task, setup, accepted, claimed.
+    pub value: Value,
+}
+
+/// How work ended.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// The agent returned a result.
+    Result(Box<WorkResult>),
+    /// The agent raised: charged to its error window.
+    Raised(HostError),
+    /// The model failed: nobody is charged.
+    Model {
+        /// What happened.
+        problem: Problem,
+        /// Asking the same again cannot help.
+        fatal: bool,
+        /// What the server asked for.
+        retry_after: Option<f64>,
+    },
+    /// Something outside is missing or refuses: the run is interrupted.
+    Environment(Problem),
+    /// The budget is used up: the run stops.
+    Budget(Problem),
+    /// The item can never be done as it is.
+    Invalid(Problem),
+    /// Another claim took over; drop it.
+    Fenced,
+    /// Cancelled on request.
+    Cancelled,
+}
+
+/// Takes the outcome, once. Dropped without a call: the work was lost with its host.
+pub type Done = Box<dyn FnOnce(Outcome) + Send>;
+
+/// Runs agents. Methods never block and may be called from any tokio worker.
+#[async_trait]
+pub trait AgentHost: Send + Sync + 'static {
+    /// Makes the agent of this generation.
+    async fn start(&self, start: AgentStart) -> Result<(), HostError>;
+    /// Hands over work; `done` is called once it ended.
+    fn submit(&self, work: Assignment, done: Done);
+    /// Asks for work to be cancelled; its outcome still comes through `done`.
+    fn cancel(&self, key: WorkKey, reason: &str);
+    /// Forgets the agent of this generation, closing what it holds.
+    async fn stop(&self, agent_id: &str, generation: u64);
+    /// How long ago the host's loop was seen alive; `None` where it was never seen.
+    fn heartbeat_age(&self) -> Option<Duration>;
+}
+
+/// A host that all agents of a tree share.
+pub type SharedHost = Arc<dyn AgentHost>;

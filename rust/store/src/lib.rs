@@ -1,0 +1,163 @@
+//! Durability: the [`Store`] trait, its backends, and one conformance suite that every backend must pass.
+//!
+//! Invariants kept here:
+//! - **DUR-1** A submission is acknowledged only after its row is committed.
+//! - **DUR-2** A result, its follow-up items and its events commit together or not at all.
+//! - **DUR-3** An event is visible only after it is committed; sequences have no gaps.
+//! - **FENCE-1** Every write about a claimed item carries the claim's epoch; a stale writer changes nothing and gets
+//!   `Fenced`.
+//! - **FENCE-3** A boot is dead only when its lock file can be taken.
+//! - **ONCE-1** An item is completed at most once.
+//! - **BUDGET-1** Tokens and money are reserved before they are spent; an open reservation after a crash is charged
+//!   whole and marked unknown.
+//!
+//! No type of a backend leaks through the trait. What follows an item is decided by `mnemosyne_core::next_items`, which
+//! every backend calls inside the transaction that commits the result.
+
+#![forbid(unsafe_code)]
+
+pub mod boot;
+pub mod memory;
+pub mod sqlite;
+pub mod types;
+
+#[doc(hidden)]
+pub mod conformance;
+
+use async_trait::async_trait;
+use mnemosyne_core::{Budget, Event, NewEvent, Problem, Run, RunState, Usage, WorkItem, WorkResult};
+use tokio::sync::watch;
+
+pub use memory::MemoryStore;
+pub use sqlite::SqliteStore;
+pub use types::*;
+
+/// All state that must survive. Every method returns after the commit, or changes nothing.
+///
+/// # Errors
+/// Every method returns a coded `Problem`: `Fenced` for a stale epoch, `Store` where the store cannot be written or
+/// read, `InvalidInput` for what cannot be stored.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// The boot that this handle stands for: `b-` and hexadecimal digits. Its lock is held until the handle is dropped.
+    fn boot(&self) -> &str;
+
+    /// Milliseconds since 1970 by this store's clock, which tests inject.
+    fn now(&self) -> i64;
+
+    /// Changes with every commit of this process; the value is the last event's sequence. What waits for work or events
+    /// waits on it. (Commits of other processes show up through [`Store::poll_foreign`].)
+    fn changed(&self) -> watch::Receiver<u64>;
+
+    /// Looks whether another process committed since the last call, and if so wakes the waiters of [`Store::changed`].
+    async fn poll_foreign(&self) -> Result<bool, Problem>;
+
+    /// Stores a run with `first_items`, owned by this boot. With a key that was seen before, returns that run's id
+    /// and stores nothing. Refuses a workspace in which a run of a live boot is under way (MN-0113).
+    async fn submit_run(&self, run: Run, idempotency_key: Option<String>) -> Result<String, Problem>;
+
+    /// Takes a run over for this boot: `run_resumed`, `resumes` + 1, state running, `error` cleared, a larger budget if
+    /// given. Claims of the dead boot are released (crash counted where the claim finished no step). Refuses a
+    /// terminal run (MN-0116), one whose boot lives (MN-0112, naming the pid), a busy workspace (MN-0113).
+    async fn adopt_run(&self, run: &str, budget: Option<Budget>) -> Result<RunSnapshot, Problem>;
+
+    /// One run with all that a person asks about it.
+    async fn run(&self, run: &str) -> Result<Option<RunSnapshot>, Problem>;
+
+    /// All runs, oldest first.
+    async fn runs(&self) -> Result<Vec<Run>, Problem>;
+
+    /// Stops a run that can be resumed: `state` is `Interrupted` or `Budget`. Its running items are released without a
+    /// crash. A terminal run is left alone. Emits `run_interrupted` or `budget_exceeded`.
+    async fn stop_run(&self, run: &str, state: RunState, problem: Problem) -> Result<(), Problem>;
+
+    /// Cancels a run: its items are cancelled (running ones are fenced), `core::cancel_run` says the rest. A terminal run
+    /// is left alone.
+    async fn cancel_run(&self, run: &str, reason: &str) -> Result<(), Problem>;
+
+    /// Stores a user's own item (kind `Work`, no run). Refuses a dependency on nothing (MN-0105), a used id (MN-0106).
+    /// With a key that was seen before, returns that item's id and stores nothing.
+    async fn submit_item(&self, item: WorkItem, idempotency_key: Option<String>) -> Result<String, Problem>;
+
+    /// One item with its result.
+    async fn item(&self, item: &str) -> Result<Option<ItemSnapshot>, Problem>;
+
+    /// Cancels an item that is not terminal; a running one is fenced. Emits `work_cancelled`.
+    async fn cancel_item(&self, item: &str, reason: &str) -> Result<(), Problem>;
+
+    /// Claims the next eligible item of a role, or nothing: in one transaction candidates by index, `core::eligible`,
+    /// then epoch + 1, owner, lease; steps and reservations that earlier claims left open become `unknown`; a `Ready`
+    /// task becomes `Running`; events `work_started` and `agent_started_with_task`. Only items of runs that this boot
+    /// owns and that are `Running`, and runless items. Items whose lease has expired count as ready (crash counted).
+    async fn claim(&self, request: ClaimRequest) -> Result<Option<Claimed>, Problem>;
+
+    /// Extends a lease; never shortens it. Fenced if the claim is over.
+    async fn renew(&self, item: &str, epoch: u64, lease_ms: i64) -> Result<(), Problem>;
+
+    /// Commits a result with all that follows from it. Fenced if the claim is over.
+    async fn complete(&self, completion: Completion) -> Result<(), Problem>;
+
+    /// Ends a claim without a result: the item becomes ready again (after `delay_ms`), or, by the poison rule (3 crashes
+    /// on at least 2 generations), dead. Fenced if the claim is over.
+    async fn release(&self, release: Release) -> Result<Released, Problem>;
+
+    /// Ends an item for good without a result (`ItemState::Failed`): `core::item_dead`. Fenced if the claim is over.
+    async fn give_up(&self, item: &str, epoch: u64, problem: Problem, events: Vec<NewEvent>) -> Result<(), Problem>;
+
+    /// The steps of one attempt, in the order of their numbers.
+    async fn journal(&self, item: &str, attempt: u32) -> Result<Vec<StepRecord>, Problem>;
+
+    /// Commits that a step begins, with its reservation; returns its number, from 1, rising within (item, attempt).
+    /// Emits `step_started`. Fenced, or `Budget` (MN-0501, nothing written) where the reservation does not fit.
+    async fn start_step(&self, step: StartStep) -> Result<u64, Problem>;
+
+    /// Commits that a step ended, and settles its reservation. Emits `step_finished`. `crashes` starts anew.
+    async fn finish_step(&self, step: FinishStep) -> Result<(), Problem>;
+
+    /// Sets tokens and money aside. `Budget` (MN-0501) where they do not fit.
+    async fn reserve(&self, reserve: Reserve) -> Result<String, Problem>;
+
+    /// Replaces a reservation by what was really used. Fenced if the claim is over.
+    async fn settle(&self, item: &str, epoch: u64, reservation: &str, usage: Usage) -> Result<(), Problem>;
+
+    /// Stores an artifact of an item; the same name again replaces it. Fenced if the claim is over.
+    async fn put_artifact(
+        &self,
+        item: &str,
+        epoch: u64,
+        name: &str,
+        content: Vec<u8>,
+    ) -> Result<mnemosyne_core::ArtifactRef, Problem>;
+
+    /// The newest artifact of that name in a run.
+    async fn artifact(&self, run: &str, name: &str) -> Result<Option<Vec<u8>>, Problem>;
+
+    /// Appends events (of agents and roles) with this boot; returns the last sequence.
+    async fn append_events(&self, events: Vec<NewEvent>) -> Result<u64, Problem>;
+
+    /// Events after `since`, oldest first. With a run: its own, and the runless ones of the boots that worked on it.
+    async fn events(&self, query: EventQuery) -> Result<Vec<Event>, Problem>;
+
+    /// Writes a command for the process that owns the run.
+    async fn post_command(&self, command: NewCommand) -> Result<(), Problem>;
+
+    /// Commands for runs of this boot that nobody took yet; they are taken by this call.
+    async fn take_commands(&self) -> Result<Vec<NewCommand>, Problem>;
+
+    /// Items by state, for `health`.
+    async fn queue(&self) -> Result<QueueCounts, Problem>;
+
+    /// Whether a boot is dead: its lock can be taken (FENCE-3).
+    fn is_dead(&self, boot: &str) -> bool;
+
+    /// The process id that a boot wrote, for messages.
+    async fn pid_of(&self, boot: &str) -> Result<Option<u32>, Problem>;
+}
+
+/// The parts of a completion that a test builds most: a plain success.
+impl Completion {
+    /// A result without further events.
+    pub fn new(claimed: &Claimed, result: WorkResult) -> Self {
+        Self { item: claimed.item.work.id.clone(), epoch: claimed.item.epoch, result, events: Vec::new() }
+    }
+}

@@ -1,0 +1,246 @@
+//! What goes in and out of a store.
+
+use mnemosyne_core::{
+    Acceptance, AgentRole, Item, NewEvent, PhaseRecord, Problem, Run, Task, Usage, WorkResult,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Length of a lease; renewed every third of it.
+pub const LEASE_MS: i64 = 30_000;
+
+/// Who asks for work.
+#[derive(Debug, Clone)]
+pub struct ClaimRequest {
+    /// Of which role.
+    pub role: AgentRole,
+    /// The agent that will do it.
+    pub agent: String,
+    /// The agent's generation.
+    pub generation: u64,
+    /// Milliseconds.
+    pub lease_ms: i64,
+}
+
+/// An item that is now ours, with all that its host needs.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// With the new epoch.
+    pub item: Item,
+    /// Its run.
+    pub run: Option<Run>,
+    /// Its task.
+    pub task: Option<Task>,
+    /// The acceptance commands of all tasks accepted so far: the joined gate.
+    pub accepted: Vec<Acceptance>,
+}
+
+/// A result to commit.
+#[derive(Debug, Clone)]
+pub struct Completion {
+    /// Which item.
+    pub item: String,
+    /// Of the claim.
+    pub epoch: u64,
+    /// What the agent returned.
+    pub result: WorkResult,
+    /// Events of the agent that belong to it.
+    pub events: Vec<NewEvent>,
+}
+
+/// Why a claim ends without a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleaseReason {
+    /// The agent raised; not a crash.
+    Error,
+    /// The agent went down while it held the item, and was charged for it.
+    Crash,
+    /// The model failed; neither agent nor item is charged, but `model_failures` rises.
+    Model,
+    /// Drain, a dead supervisor, a lost role: nobody is charged.
+    Innocent,
+}
+
+/// The end of a claim without a result.
+#[derive(Debug, Clone)]
+pub struct Release {
+    /// Which item.
+    pub item: String,
+    /// Of the claim.
+    pub epoch: u64,
+    /// Why.
+    pub reason: ReleaseReason,
+    /// Generation of the agent that held it, for the poison rule.
+    pub generation: u64,
+    /// Not to be claimed again for so long.
+    pub delay_ms: i64,
+    /// What happened, for `work_failed`'s `error`; no such event where `None`.
+    pub error: Option<String>,
+    /// Events of the agent that belong to it.
+    pub events: Vec<NewEvent>,
+}
+
+/// What became of a released item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Released {
+    /// It can be claimed again.
+    Ready,
+    /// It went to the dead letters.
+    Dead,
+}
+
+/// Where a step stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepState {
+    /// Begun by the claim that is under way.
+    Started,
+    /// Ended with an output.
+    Finished,
+    /// Ended with an error.
+    Failed,
+    /// Begun by a claim that is over.
+    Unknown,
+}
+
+/// One step of the journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// From 1 within (item, attempt).
+    pub number: u64,
+    /// The key with `input_sha256`.
+    pub name: String,
+    /// `step`, `turn` or `tool`.
+    pub kind: String,
+    /// Of the canonical JSON of its input.
+    pub input_sha256: String,
+    /// Where it stands.
+    pub state: StepState,
+    /// What it gave.
+    pub output: Option<Value>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// Tokens and money to set aside.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Amount {
+    /// Of any kind.
+    pub tokens: u64,
+    /// US dollars, where a price is known.
+    pub usd: Option<f64>,
+}
+
+/// A step that begins.
+#[derive(Debug, Clone)]
+pub struct StartStep {
+    /// Whose.
+    pub item: String,
+    /// Of the claim.
+    pub epoch: u64,
+    /// Of the task.
+    pub attempt: u32,
+    /// See [`StepRecord`].
+    pub name: String,
+    /// See [`StepRecord`].
+    pub kind: String,
+    /// See [`StepRecord`].
+    pub input_sha256: String,
+    /// Goes into the event's data beside `name`, `kind` and `number`; an object or null.
+    pub detail: Value,
+    /// Set aside in the same commit.
+    pub reserve: Option<Amount>,
+}
+
+/// A step that ended.
+#[derive(Debug, Clone)]
+pub struct FinishStep {
+    /// Whose.
+    pub item: String,
+    /// Of the claim.
+    pub epoch: u64,
+    /// Of the task.
+    pub attempt: u32,
+    /// Which.
+    pub number: u64,
+    /// `Ok` output or `Err` error text.
+    pub outcome: Result<Value, String>,
+    /// What it used; settles its reservation. `None` with a reservation frees it (nothing was spent).
+    pub usage: Option<Usage>,
+}
+
+/// A reservation outside a step.
+#[derive(Debug, Clone)]
+pub struct Reserve {
+    /// Whose.
+    pub item: String,
+    /// Of the claim.
+    pub epoch: u64,
+    /// How much.
+    pub amount: Amount,
+}
+
+/// A run as people ask about it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunSnapshot {
+    /// The run.
+    pub run: Run,
+    /// In the order of the protocol.
+    pub phases: Vec<PhaseRecord>,
+    /// In the order of the plan.
+    pub tasks: Vec<Task>,
+    /// Of settled reservations and steps.
+    pub usage: Usage,
+    /// Reservations that a crash left open; charged whole.
+    pub unknown_turns: u64,
+    /// Agents restarted by the boots that worked on it.
+    pub restarts: u64,
+    /// Sequence of the last event of the store.
+    pub last_sequence: u64,
+}
+
+/// An item with its result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ItemSnapshot {
+    /// The item.
+    pub item: Item,
+    /// Its result, once done or failed.
+    pub result: Option<WorkResult>,
+    /// Why it is dead or failed without a result.
+    pub problem: Option<Problem>,
+}
+
+/// Which events.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventQuery {
+    /// Sequences above this one.
+    pub since: u64,
+    /// Of this run and of the boots that worked on it.
+    pub run: Option<String>,
+    /// Of this agent and this store's boot only (a standalone bridge).
+    pub agent: Option<String>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A command from another process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewCommand {
+    /// For which run.
+    pub run: String,
+    /// `cancel`.
+    pub kind: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Items by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueCounts {
+    /// Could be claimed.
+    pub ready: u64,
+    /// Are claimed.
+    pub running: u64,
+    /// Wait for dependencies or for their time.
+    pub waiting: u64,
+}
