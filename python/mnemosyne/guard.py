@@ -35,6 +35,10 @@ import struct
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ctypes
+
 __all__ = [
     "CommandResult",
     "Guard",
@@ -60,15 +64,15 @@ _KEEPER_SIGNALS = {signal.SIGCHLD, signal.SIGTERM}
 
 
 @functools.cache
-def _prctl_function() -> Callable[[int, int, int, int, int], int]:
+def _libc() -> ctypes.CDLL:
     # Imported here, because the client has no use for it.
     import ctypes
 
-    return ctypes.CDLL(None).prctl
+    return ctypes.CDLL(None)
 
 
 def _prctl(option: int, value: int) -> None:
-    if _prctl_function()(option, value, 0, 0, 0) != 0:
+    if _libc().prctl(option, value, 0, 0, 0) != 0:
         raise OSError(f"prctl({option}) was refused")
 
 
@@ -151,9 +155,11 @@ def _become(keeper: int, argv: list[str], cwd: str, env: dict[str, str]) -> None
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
         os.chdir(cwd)
         os.execvpe(argv[0], argv, env)
-    except BaseException as error:
+    except Exception as error:
         os.write(2, f"cannot start {argv[0]} in {cwd}: {error}\n".encode(errors="replace"))
         os._exit(127 if isinstance(error, FileNotFoundError) else 126)
+    finally:
+        os._exit(126)
 
 
 def _keep(guard: int, argv: list[str], cwd: str, env: dict[str, str], descriptors: list[int]) -> None:
@@ -573,18 +579,18 @@ if __name__ == "__main__":
 
 # The client. Nothing below is executed in the guard's own process.
 
-import asyncio  # noqa: E402
-import atexit  # noqa: E402
-import secrets  # noqa: E402
-import socket  # noqa: E402
-import subprocess  # noqa: E402
-import tempfile  # noqa: E402
-import threading  # noqa: E402
-from collections.abc import Callable, Mapping, Sequence  # noqa: E402
-from dataclasses import dataclass, field  # noqa: E402
-from pathlib import Path  # noqa: E402
+import asyncio
+import atexit
+import secrets
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from mnemosyne.errors import EnvironmentProblem  # noqa: E402
+from mnemosyne.errors import EnvironmentProblem
 
 _START_SECONDS = 20.0
 _CANCEL_PATIENCE_SECONDS = 2.0
@@ -755,7 +761,7 @@ class Guard:
             try:
                 process = subprocess.Popen(
                     [interpreter, "-I", "-S", __file__, str(os.getpid()), str(lock or ""), str(scratch)],
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     env={name: os.environ[name] for name in ("LANG", "LD_LIBRARY_PATH") if name in os.environ},
@@ -840,9 +846,11 @@ class Guard:
         number, pending = self._request(header, b"")
         assert pending.line is not None
         try:
-            await asyncio.wait(
-                {pending.line, pending.ended}, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED
-            )
+            either: list[asyncio.Future[tuple[int, str]] | asyncio.Future[CommandResult]] = [
+                pending.line,
+                pending.ended,
+            ]
+            await asyncio.wait(either, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if pending.line.done():
                 pid, line = pending.line.result()
                 return Spawned(pid, line, number, self, pending.ended)

@@ -32,8 +32,8 @@ def resolve_api_key(file: Path | None, base_url: str | None, model: str | None) 
         model: The model the user named; ``demo`` is our own offline server.
 
     Raises:
-        InvalidInput: The file is missing, is no regular file, or holds no key (MN-0110).
-        EnvironmentProblem: Others could read the file (MN-0209).
+        InvalidInput: The file is missing, is no regular file, or holds no key (MN-0151).
+        EnvironmentProblem: Others could read the file (MN-0251).
         MissingCredential: No key was found and Anthropic's server would ask for one (MN-0201).
     """
     if file is not None:
@@ -69,7 +69,7 @@ def _read(file: Path) -> str:
         if status.st_mode & 0o077:
             raise EnvironmentProblem(
                 f"the key file {file} can be read by others",
-                code="MN-0209",
+                code="MN-0251",
                 reason=f"its mode is {stat.S_IMODE(status.st_mode):04o}",
                 hint=f"chmod 600 {file}",
             )
@@ -83,7 +83,7 @@ def _read(file: Path) -> str:
 def _bad_file(file: Path, reason: str) -> InvalidInput:
     return InvalidInput(
         f"the key file {file} cannot be used",
-        code="MN-0110",
+        code="MN-0151",
         reason=reason,
         hint="put the key, and nothing else, into a file of your own with mode 600",
     )

@@ -47,8 +47,8 @@ def interpreter() -> str:
     that embeds us it is that program, and starting it again would start the whole program, not an interpreter.
 
     Raises:
-        InvalidInput: ``MNEMOSYNE_PYTHON`` names something that cannot be run (MN-0109).
-        EnvironmentProblem: No interpreter was found (MN-0206).
+        InvalidInput: ``MNEMOSYNE_PYTHON`` names something that cannot be run (MN-0150).
+        EnvironmentProblem: No interpreter was found (MN-0250).
     """
     named = os.environ.get("MNEMOSYNE_PYTHON")
     if named:
@@ -56,7 +56,7 @@ def interpreter() -> str:
         if found is None:
             raise InvalidInput(
                 "MNEMOSYNE_PYTHON does not name a program",
-                code="MN-0109",
+                code="MN-0150",
                 reason=f"{named!r} was not found or cannot be executed",
                 hint="set MNEMOSYNE_PYTHON to the path of a Python 3.11 or newer, or unset it",
             )
@@ -66,7 +66,7 @@ def interpreter() -> str:
             return os.path.abspath(candidate)
     raise EnvironmentProblem(
         "no Python interpreter was found for child processes",
-        code="MN-0206",
+        code="MN-0250",
         reason="this program embeds Python, and no python3 lies beside its library or on PATH",
         hint="set MNEMOSYNE_PYTHON to the path of a Python 3.11 or newer",
     )

@@ -11,16 +11,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
-from mnemosyne.canonical import sha256_json
 from mnemosyne.demo import planner, prompt, worker
 from mnemosyne.demo.project import Unworkable
-from mnemosyne.demo.wire import Block, Reply, sign
+from mnemosyne.demo.wire import Block, Reply, digest, sign
 
 __all__ = ["ABILITIES", "answer"]
 
 ABILITIES = (
-    "I am the offline demo model of mnemosyne, not Claude. I can do one thing: finish the unfinished functions of a small "
-    "Python project whose docstrings say in plain words what is due, and whose unittest tests import them. "
+    "I am the offline demo model of mnemosyne, not Claude. I can do one thing: finish the unfinished functions of a "
+    "small Python project whose docstrings say in plain words what is due, and whose unittest tests import them. "
     "`mnemosyne demo` shows it. For anything else, use a real model."
 )
 _TOOLS = frozenset({"list_files", "read_file", "write_file", "edit_file", "run_command"})
@@ -36,7 +35,7 @@ def answer(body: Mapping[str, object]) -> Reply:
     """Return the reply to a request that :func:`~mnemosyne.demo.wire.check_request` let through."""
     parts = prompt.sections(prompt.user_text(body))
     title = _schema_title(body)
-    if title in _STRUCTURED and (parts.keys() & {"request", "evidence"}):
+    if title is not None and title in _STRUCTURED and (parts.keys() & {"request", "evidence"}):
         thought, write = _STRUCTURED[title]
         try:
             text = json.dumps(write(parts), ensure_ascii=False)
@@ -53,7 +52,7 @@ def _work(body: Mapping[str, object], parts: Mapping[str, str]) -> Reply:
     if not turn.uses:
         return Reply([{"type": "text", "text": turn.says}])
     # An id must be new in the conversation and the same whenever the same request comes again.
-    name = sha256_json(body["messages"])[:20]  # type: ignore[arg-type]
+    name = digest(body["messages"])[:20]
     uses: list[Block] = [
         {"type": "tool_use", "id": f"toolu_{name}_{index}", "name": tool, "input": given}
         for index, (tool, given) in enumerate(turn.uses)

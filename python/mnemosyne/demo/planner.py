@@ -104,9 +104,7 @@ def _task(module: Module, task_ids: Mapping[str, str]) -> dict[str, object]:
         "description": f"Finish the unfinished functions of {module.path} by the rules in their docstrings:\n{due}",
         "depends_on": [task_ids[name] for name in module.depends_on],
         "file_scope": [module.path],
-        "acceptance": [
-            {"command": command, "timeout_seconds": _ACCEPTANCE_SECONDS} for command in _commands(module)
-        ],
+        "acceptance": [{"command": command, "timeout_seconds": _ACCEPTANCE_SECONDS} for command in _commands(module)],
     }
 
 

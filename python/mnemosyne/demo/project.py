@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from mnemosyne.demo import rules
 
-__all__ = ["Function", "Module", "Project", "Unworkable", "functions", "imported_names", "is_unfinished"]
+__all__ = ["Function", "Module", "Project", "Unworkable", "functions", "imported_names", "is_unfinished", "module_name"]
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -63,8 +63,8 @@ class Project:
 
     def __init__(self, files: Mapping[str, str]) -> None:
         self.files = files
-        self.trees = {path: tree for path, text in files.items() if (tree := _parsed(path, text))}
-        self.paths = {_module_name(path): path for path in self.trees}
+        self.trees = {path: _parsed(path, text) for path, text in sorted(files.items()) if path.endswith(".py")}
+        self.paths = {module_name(path): path for path in self.trees}
 
     def unfinished_modules(self) -> list[Module]:
         """Return the modules with unfinished functions, each after those it needs.
@@ -114,12 +114,12 @@ class Project:
     def _tests(self, order: list[str]) -> dict[str, list[str]]:
         """Give each test module to the last of the modules it imports: before that one it cannot be green."""
         tests: dict[str, list[str]] = {name: [] for name in order}
-        for path, tree in sorted(self.trees.items()):
+        for path, tree in self.trees.items():
             file_name = posixpath.basename(path)
             if file_name.startswith("test") and file_name != "__init__.py":
                 imported = imported_names(tree, path)
                 if owners := [name for name in order if name in imported]:
-                    tests[owners[-1]].append(_module_name(path))
+                    tests[owners[-1]].append(module_name(path))
         return tests
 
 
@@ -148,7 +148,7 @@ def is_unfinished(node: FunctionNode) -> bool:
 
 
 def imported_names(tree: ast.Module, path: str) -> set[str]:
-    """Return every dotted name that the file may mean with its imports, ``from a import b`` giving ``a`` and ``a.b``."""
+    """Return every dotted name that the imports of a file may mean: ``from a import b`` gives ``a`` and ``a.b``."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -164,14 +164,13 @@ def _function_nodes(tree: ast.Module) -> Iterator[FunctionNode]:
     return (node for node in tree.body if isinstance(node, FunctionNode))
 
 
-def _module_name(path: str) -> str:
+def module_name(path: str) -> str:
+    """Return the dotted name under which a file is imported from the root of the project."""
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def _parsed(path: str, text: str) -> ast.Module | None:
-    if not path.endswith(".py"):
-        return None
+def _parsed(path: str, text: str) -> ast.Module:
     try:
         return ast.parse(text)
-    except (SyntaxError, ValueError):
-        return None
+    except (SyntaxError, ValueError) as error:
+        raise Unworkable(f"{path} is not valid Python: {error}") from error

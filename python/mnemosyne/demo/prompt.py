@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Call", "calls", "files", "sections", "user_text"]
+__all__ = ["Call", "calls", "files", "load", "sections", "user_text"]
 
 _OPENING = re.compile(r"<([a-z_]+)(?: [^>]*)?>")
 _FILE = re.compile(r'<file path="([^"]+)">')

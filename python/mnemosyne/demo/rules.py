@@ -2,7 +2,7 @@
 
 A docstring of the project says what its function does, for example::
 
-    Let price be line_price of unit_price and quantity.
+    Let price be cost of goods and quantity.
     Rules:
     - for a quantity from 10 on: price minus 10 percent
     - otherwise: price

@@ -11,7 +11,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+from mnemosyne.canonical import sha256_json
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 __all__ = [
     "MODEL",
@@ -20,6 +25,7 @@ __all__ = [
     "Refused",
     "Reply",
     "check_request",
+    "digest",
     "error_body",
     "events",
     "input_tokens",
@@ -36,14 +42,15 @@ _CHARACTERS_PER_TOKEN = 4
 _DELTA_CHARACTERS = 160
 
 _KEYS = frozenset(
-    "cache_control container context_management diagnostics inference_geo max_tokens mcp_servers messages metadata model "
-    "output_config service_tier speed stop_sequences stream system temperature thinking tool_choice tools top_k top_p "
-    "user_profile_id workspace_id".split()
+    {"cache_control", "container", "context_management", "diagnostics", "inference_geo", "max_tokens", "mcp_servers"}
+    | {"messages", "metadata", "model", "output_config", "service_tier", "speed", "stop_sequences", "stream", "system"}
+    | {"temperature", "thinking", "tool_choice", "tools", "top_k", "top_p", "user_profile_id", "workspace_id"}
 )
 _USER_BLOCKS = frozenset({"text", "image", "document", "tool_result"})
 _ASSISTANT_BLOCKS = frozenset({"text", "thinking", "redacted_thinking", "tool_use"})
 _UNSUPPORTED_SCHEMA_KEYS = frozenset(
-    "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minLength maxLength maxItems uniqueItems".split()
+    {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength"}
+    | {"maxItems", "uniqueItems"}
 )
 _EFFORTS = frozenset({"low", "medium", "high", "xhigh", "max"})
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
@@ -78,6 +85,11 @@ def _require(condition: bool, text: str) -> None:
         raise Refused(text)
 
 
+def digest(value: object) -> str:
+    """Return the hash of a JSON value, as the journal of a run writes it."""
+    return sha256_json(cast("JsonValue", value))
+
+
 def sign(thinking: str) -> str:
     """Return the signature of a thinking block; an altered block does not match it any more."""
     return "demo-" + hashlib.sha256(f"mnemosyne demo: {thinking}".encode("utf-8", "surrogatepass")).hexdigest()
@@ -100,9 +112,7 @@ def check_request(body: object, version: str, *, counting: bool = False) -> dict
     if not isinstance(body, dict):
         raise Refused("the request body must be a JSON object")
     if "thread" in body:
-        raise Refused(
-            "thread: not supported", error_code="thread_unsupported_request", unsupported=["thread"]
-        )
+        raise Refused("thread: not supported", error_code="thread_unsupported_request", unsupported=["thread"])
     for key in body:
         _require(key in _KEYS, f"{key}: Extra inputs are not permitted")
     model = body.get("model")
@@ -120,7 +130,9 @@ def _check_parameters(body: Mapping[str, object], version: str, counting: bool) 
     limit = body.get("max_tokens")
     if not (counting and limit is None):
         _require(limit is not None, "max_tokens: Field required")
-        _require(isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1, "max_tokens: must be at least 1")
+        _require(
+            isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1, "max_tokens: must be at least 1"
+        )
     if version >= _NO_SAMPLING_SINCE:
         for key in ("temperature", "top_p", "top_k"):
             _require(key not in body, f"{key}: not supported by this API version")

@@ -1,8 +1,9 @@
-"""The demo model as executor: look, write, check, report, each step read off the conversation so far.
+"""The demo model as executor: look, write, check, tell; each step is read off the conversation so far.
 
 There is no state: which step is next follows from the tool results in the request. Leaf modules look so simple that
-a first attempt only compiles them; what builds on other modules, and every rework, is checked with the acceptance
+a first attempt only imports them; what builds on other modules, and every rework, is checked with the acceptance
 commands. That is how a hasty reading (:mod:`~mnemosyne.demo.rules`) gets as far as the review, as it does in life.
+What it learns, it learns from the feedback in the prompt alone: take that out, and the mistake comes back.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mnemosyne.demo import prompt, rules
-from mnemosyne.demo.project import functions, imported_names
+from mnemosyne.demo.project import functions, imported_names, module_name
 from mnemosyne.demo.prompt import Call
 
 __all__ = ["Turn", "next_turn"]
@@ -46,7 +47,7 @@ class _View:
         known: Text of the files, as last read or written by us.
         failures: Reads and writes that failed, by path.
         checks: Results of the commands that ran since the last change; only the latest of each.
-        output: All that commands and reviewers told us, for its failing assertions.
+        runs: How often each command was run.
         paths: Every path that the tools or the context named.
     """
 
@@ -54,7 +55,6 @@ class _View:
     failures: Mapping[str, int]
     checks: Mapping[str, Call]
     runs: Mapping[str, int]
-    output: str
     paths: frozenset[str]
 
 
@@ -66,11 +66,13 @@ def next_turn(parts: Mapping[str, str], calls: Sequence[Call]) -> Turn:
         reads = [("read_file", _input(path=path)) for path in scope if path.endswith(".py")]
         return Turn("I look at the project and at the files of my scope first.", [("list_files", {}), *reads])
     mine = sorted(path for path in view.paths if path.endswith(".py") and _is_in(path, scope))
+    if not mine:
+        return Turn("I could not finish: there is no Python file in my scope.")
     if hopeless := [path for path in mine if view.failures.get(path, 0) >= _PATIENCE]:
         return Turn(f"I could not finish: {', '.join(hopeless)} can not be read or written.")
     if unread := [path for path in mine if path not in view.known]:
         return Turn("I need to see the present text.", [("read_file", _input(path=path)) for path in unread])
-    known = rules.examples(view.output)
+    known = rules.examples(parts.get("feedback", ""))
     changes = [use for path in mine for use in _changes(path, view.known[path], known)]
     if changes:
         return Turn(_why(known), changes)
@@ -96,8 +98,7 @@ def _look(parts: Mapping[str, str], calls: Sequence[Call]) -> _View:
         else:
             checks = checks if call.name == "read_file" else {}
             known[path] = _text_after(call, known.get(path, ""))
-    output = [parts.get("feedback", ""), *(call.result for call in calls if call.name == "run_command")]
-    return _View(known, failures, checks, runs, "\n".join(output), frozenset(paths | set(known) | set(failures)))
+    return _View(known, failures, checks, runs, frozenset(paths | set(known) | set(failures)))
 
 
 def _text_after(call: Call, before: str) -> str:
@@ -141,12 +142,13 @@ def _why(known: Sequence[rules.Example]) -> str:
 
 
 def _check(parts: Mapping[str, str], view: _View, mine: Sequence[str]) -> Turn:
-    """Run what is left to run, then report what was seen, red as well as green."""
+    """Run what is left to run, then tell what was seen, red as well as green."""
     is_rework = "feedback" in parts
     if is_rework or any(_builds_on_others(view, path) for path in mine):
         commands = [line.strip() for line in parts.get("acceptance", "").splitlines() if line.strip()]
     else:
-        commands = [f"python3 -m py_compile {shlex.join(mine)}"]
+        modules = ", ".join(module_name(path) for path in mine)
+        commands = [f"python3 -c {shlex.quote(f'import {modules}')}"]
     due = [command for command in commands if command not in view.checks or _was_interrupted(view, command)]
     if due:
         uses = [("run_command", _input(command=command)) for command in due]

@@ -18,7 +18,9 @@ from mnemosyne.models import Usage
 
 __all__ = ["cost_usd", "default_model", "max_tokens", "reservation"]
 
-_BYTES_PER_TOKEN = 3  # English is about 4, code and JSON about 3; too few bytes reserve too much, which is the safe side
+_BYTES_PER_TOKEN = (
+    3  # English is about 4, code and JSON about 3; too few bytes reserve too much, which is the safe side
+)
 _PER_TOKEN = 1e-6  # the file has dollars per million tokens
 
 
@@ -49,7 +51,9 @@ def _catalogue() -> _Catalogue:
         roles=data["roles"],
         max_tokens={name: model["max_tokens"] for name, model in models.items()},
         default_max_tokens=data["max_tokens"],
-        prices={name: [_Price(**{"up_to": None, **tier}) for tier in model["prices"]] for name, model in models.items()},
+        prices={
+            name: [_Price(**{"up_to": None, **tier}) for tier in model["prices"]] for name, model in models.items()
+        },
     )
 
 

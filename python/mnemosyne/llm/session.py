@@ -62,8 +62,8 @@ class SessionOptions:
     model: str
     system: str
     tools: Tools | None = None
-    output_schema: JsonObject | None = None
-    """A JSON schema that the server holds the text of the answer to."""
+    output_schema: Callable[[], Awaitable[JsonObject]] | None = None
+    """Makes the JSON schema that the server holds the text of the answer to; not called on a replay."""
     max_turns: int = 40
     max_tokens: int | None = None
     """Longest answer in tokens; None: what the data file says for the model."""
@@ -140,7 +140,7 @@ class ClaudeSession:
             text = prompt if isinstance(prompt, str) else await prompt()
             # A file name can hold bytes that are not UTF-8; a request cannot.
             message: JsonObject = {"role": "user", "content": text.encode("utf-8", "replace").decode("utf-8")}
-            return (message if self._body else {**self._opening(), "messages": [message]}), None
+            return (message if self._body else {**await self._opening(), "messages": [message]}), None
 
         recorded = await self._journal.journaled("prompt", kind="step", input=None, function=entry)
         if not isinstance(recorded, dict):
@@ -148,7 +148,7 @@ class ClaudeSession:
         if self._body:
             self._messages.append(recorded)
             return
-        opening = recorded.pop("messages")
+        opening = recorded.get("messages")
         if not isinstance(opening, list):
             raise _unreadable_journal()
         self._body, self._messages = recorded, list(opening)
@@ -184,7 +184,7 @@ class ClaudeSession:
                     raise _stopped(turn)
         yield ResultMessage("", True, self._turns, self._usage)
 
-    def _opening(self) -> JsonObject:
+    async def _opening(self) -> JsonObject:
         options = self._options
         body: JsonObject = {
             "model": options.model,
@@ -195,7 +195,7 @@ class ClaudeSession:
         if options.tools is not None:
             body["tools"] = list(options.tools.definitions())
         if options.output_schema is not None:
-            body["output_config"] = {"format": {"type": "json_schema", "schema": options.output_schema}}
+            body["output_config"] = {"format": {"type": "json_schema", "schema": await options.output_schema()}}
         if self._client.is_anthropic:
             # Each turn of a tool loop sends the whole conversation again; a cache read costs a twentieth. Other servers
             # may refuse a field they do not know.

@@ -54,7 +54,10 @@ async def structured(
         ModelError: The second answer cannot be used either (MN-0401). It is fatal, because the journal would replay
             the same two answers.
     """
-    schema = await asyncio.to_thread(_schema, output)
+
+    async def schema() -> dict[str, JsonValue]:
+        return await asyncio.to_thread(_schema, output)  # the first use imports the SDK
+
     options = SessionOptions(model, system, output_schema=schema, max_turns=4, retry=retry or RetryPolicy())
     async with ClaudeSession(client, journal, options) as session:
         await session.query(prompt)
@@ -82,9 +85,7 @@ async def _answer(session: ClaudeSession) -> tuple[str, Usage]:
     raise AssertionError("a response ends with a ResultMessage")
 
 
-def _read(
-    text: str, output: type[Output], check: Callable[[Output], list[str]]
-) -> tuple[Output | None, list[str]]:
+def _read(text: str, output: type[Output], check: Callable[[Output], list[str]]) -> tuple[Output | None, list[str]]:
     try:
         value = output.model_validate_json(text)
     except ValidationError as error:

@@ -1,1 +1,24 @@
+//! An orchestrator for Claude agents, for Rust binaries.
+//!
+//! The nouns and verbs are those of the Python package: [`Orchestra`] takes prompts and plans, [`Run`] is one of them,
+//! [`ClaudeAgentBridge`] is a handle to one supervised agent. Everything runs on the caller's tokio runtime.
+//!
+//! Without the feature `python` the tree and the store are here, and agents are whatever implements
+//! [`AgentHost`].
 
+#![cfg_attr(not(feature = "python"), forbid(unsafe_code))]
+
+mod orchestra;
+#[cfg(feature = "python")]
+pub mod python;
+
+pub use mnemosyne_core::{
+    AgentRole, Budget, Event, EventKind, NewEvent, Phase, Plan, Problem, ProblemKind, RunState, Usage, WorkItem,
+    WorkResult,
+};
+pub use mnemosyne_runtime::{AgentHealth, AgentHost, AgentSource, AgentSpec, Restart, SystemHealth};
+pub use mnemosyne_store::RunSnapshot;
+pub use orchestra::{Orchestra, OrchestraBuilder, Run, RunRequest};
+
+#[cfg(feature = "python")]
+pub use mnemosyne_bridge::{BridgeError, ClaudeAgentBridge, PythonHost};

@@ -1,1 +1,9 @@
+//! The extension module `mnemosyne._core`: the bridge's `register`, and nothing else.
 
+use pyo3::prelude::*;
+
+#[pymodule]
+#[pyo3(name = "_core")]
+fn core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    mnemosyne_bridge::register(module)
+}

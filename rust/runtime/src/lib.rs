@@ -9,6 +9,12 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod handle;
+pub mod health;
 pub mod host;
+pub mod tree;
 
+pub use handle::{AgentHandle, BoxFuture, WorkError};
+pub use health::{AgentHealth, RoleHealth, RoleState, StoreHealth, StoreState, SystemHealth};
 pub use host::*;
+pub use tree::{RoleSpec, Tree, TreeConfig};

@@ -17,7 +17,9 @@
 #![forbid(unsafe_code)]
 
 pub mod boot;
+pub mod clock;
 pub mod memory;
+mod rules;
 pub mod sqlite;
 pub mod types;
 
@@ -28,6 +30,7 @@ use async_trait::async_trait;
 use mnemosyne_core::{Budget, Event, NewEvent, Problem, Run, RunState, Usage, WorkItem, WorkResult};
 use tokio::sync::watch;
 
+pub use clock::{Clock, timestamp};
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
 pub use types::*;

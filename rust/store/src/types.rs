@@ -1,8 +1,6 @@
 //! What goes in and out of a store.
 
-use mnemosyne_core::{
-    Acceptance, AgentRole, Item, NewEvent, PhaseRecord, Problem, Run, Task, Usage, WorkResult,
-};
+use mnemosyne_core::{Acceptance, AgentRole, Item, NewEvent, PhaseRecord, Problem, Run, Task, Usage, WorkResult};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -1,0 +1,94 @@
+# Everything a newcomer needs: Rust (cargo), Python 3.11 or newer, git, make and a C compiler.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+BASE_PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV        := $(CURDIR)/.venv
+PYTHON      := $(VENV)/bin/python
+
+# One interpreter for everything: the wheel, the tests and the embedded Python of the cargo tests.
+export PYO3_PYTHON := $(PYTHON)
+export VIRTUAL_ENV := $(VENV)
+export PATH        := $(VENV)/bin:$(PATH)
+export NO_PROXY    := 127.0.0.1,localhost
+unexport PYTHONHOME PYTHONPATH ANTHROPIC_API_KEY ANTHROPIC_AUTH_TOKEN ANTHROPIC_BASE_URL
+
+# Where the interpreter's shared library is: the embedded tests link it.
+LIBDIR = $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("LIBDIR") or "")')
+SHARED = $(shell $(PYTHON) -c 'import sysconfig; print(int(bool(sysconfig.get_config_var("Py_ENABLE_SHARED"))))')
+
+RUST_SOURCES   := $(shell find rust Cargo.toml -name '*.rs' -o -name Cargo.toml -o -name Cargo.lock)
+PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.json')
+
+.PHONY: help
+help: ## show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.tools: pyproject.toml
+	@test -n "$(BASE_PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or set BASE_PYTHON"; exit 1; }
+	@"$(BASE_PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(BASE_PYTHON) is older than Python 3.11: set BASE_PYTHON=/path/to/python3.11"; exit 1; }
+	"$(BASE_PYTHON)" -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --upgrade "pip>=25.1"
+	$(PYTHON) -m pip install --quiet --group dev
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.tools $(RUST_SOURCES)
+	$(VENV)/bin/maturin develop --release --quiet
+	@touch $@
+
+.PHONY: build
+build: $(VENV)/.built ## build the release wheel into .venv
+
+.PHONY: demo
+demo: build ## run the whole way offline, with the demo model, in ./mnemosyne-demo
+	@$(VENV)/bin/mnemosyne demo
+
+.PHONY: embed
+embed: $(VENV)/.built ## drive a Python agent from a Rust binary
+	@test "$(SHARED)" = 1 || { echo "this Python was built without a shared library, so no program can embed it"; exit 1; }
+	@PYTHONPATH=$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') LD_LIBRARY_PATH=$(LIBDIR) \
+	  cargo run --quiet --package mnemosyne --example embed
+
+.PHONY: test
+test: test-rust test-python ## all tests
+
+.PHONY: test-rust
+test-rust: $(VENV)/.tools ## cargo tests: unit, property, integration, embedding
+ifeq ($(wildcard $(VENV)/.tools),)
+	@$(MAKE) --no-print-directory test-rust
+else
+	@if [ "$(SHARED)" = 1 ]; then \
+	  PYTHONPATH=$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') LD_LIBRARY_PATH=$(LIBDIR) \
+	    cargo test --workspace --quiet; \
+	else \
+	  echo "skipped: the embedding tests, because $(PYTHON) was built without a shared library"; \
+	  cargo test --workspace --quiet --exclude mnemosyne --exclude mnemosyne-bridge; \
+	fi
+endif
+
+.PHONY: test-python
+test-python: build ## pytest: unit, bridge, command line, end to end on the demo server
+	$(PYTHON) -m pytest --quiet
+
+.PHONY: lint
+lint: build ## formatting, clippy, ruff, mypy, stubs, and which crates may see Python
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy python/mnemosyne
+	cd /tmp && $(PYTHON) -m mypy.stubtest mnemosyne._core
+	@for crate in core store runtime; do \
+	  if cargo tree --quiet --package mnemosyne-$$crate --edges normal,build | grep -q pyo3; then \
+	    echo "mnemosyne-$$crate depends on pyo3"; exit 1; \
+	  fi; \
+	done; echo "core, store and runtime do not depend on pyo3"
+
+.PHONY: ci
+ci: ## what runs on every change
+	./.ci/run
+
+.PHONY: clean
+clean: ## remove everything that was built
+	rm -rf target $(VENV) dist

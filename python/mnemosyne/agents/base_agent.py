@@ -1,0 +1,135 @@
+"""What an agent is: a class with ``execute_work``. Everything else here is how the host calls it.
+
+The context of the item at hand is a context variable, so an agent that works on several items at once sees the right
+one in each, and an agent that hands its work to another (``create_agent("executor")``) need not hand it anything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import cast
+
+from pydantic import JsonValue, ValidationError
+
+from mnemosyne.agents.context import AgentContext
+from mnemosyne.errors import AgentError, InvalidInput
+from mnemosyne.models import WorkResult
+
+__all__ = ["AgentExecutionMixin", "call_agent", "current_context", "working_on"]
+
+_POOL_THREADS = 8  # plain functions that block; more of them wait, so that they cannot use up the process
+
+_context: ContextVar[AgentContext] = ContextVar("mnemosyne_agent_context")
+_pool: ThreadPoolExecutor | None = None
+
+
+class AgentExecutionMixin:
+    """Base of an agent; a subclass writes :meth:`execute_work`, and may write ``async def close(self)``.
+
+    Made as ``cls()``; then the host sets ``config``. One object lives for one generation of the agent.
+    """
+
+    config: Mapping[str, JsonValue] = MappingProxyType({})
+    """What the agent was configured with: ``model``, ``base_url``, ``api_key``, and keys of your own."""
+
+    @property
+    def context(self) -> AgentContext:
+        """The context of the item at hand.
+
+        Raises:
+            AgentError: No work is at hand (MN-0314).
+        """
+        return current_context()
+
+    async def execute_work(self, work_dict: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        """Do one work item. A plain ``def`` is run in a bounded pool of threads.
+
+        Args:
+            work_dict: A :class:`~mnemosyne.models.WorkItem` as a dict.
+
+        Returns:
+            A :class:`~mnemosyne.models.WorkResult` as a dict; ``success`` is required. ``{"success": False}`` says that
+            the work could not be done well; an exception says that the agent is broken.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define execute_work")
+
+
+def current_context() -> AgentContext:
+    """Return the context of the item that the calling task or thread works on."""
+    try:
+        return _context.get()
+    except LookupError:
+        raise AgentError(
+            "there is no work at hand",
+            code="MN-0314",
+            reason="the context exists only while execute_work runs, and in what it starts",
+        ) from None
+
+
+@contextlib.contextmanager
+def working_on(context: AgentContext) -> Iterator[None]:
+    """Make ``context`` the current one inside the block."""
+    token = _context.set(context)
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+async def call_agent(agent: AgentExecutionMixin, work_dict: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Call the agent and return its result as a complete :class:`WorkResult` dict.
+
+    What the agent raises passes unchanged, because by its class the runtime decides whom to charge: the error of a
+    model charges nobody. Only ``InvalidInput`` is wrapped: raised by us it fails an item for good, and an agent's own
+    ``ValueError`` must not.
+
+    Raises:
+        AgentError: What it returned is no result (MN-0307, the message names the keys), or it raised ``InvalidInput``.
+    """
+    try:
+        if inspect.iscoroutinefunction(agent.execute_work):
+            returned: object = await agent.execute_work(work_dict)
+        else:
+            returned = await _in_thread(agent, work_dict)
+    except InvalidInput as error:
+        raise AgentError(error.message, code=error.code, reason=error.reason, hint=error.hint) from error
+    return _checked(type(agent).__name__, returned)
+
+
+async def _in_thread(agent: AgentExecutionMixin, work_dict: dict[str, JsonValue]) -> object:
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="mnemosyne-agent")
+    run = contextvars.copy_context().run
+    returned: object = await asyncio.get_running_loop().run_in_executor(_pool, run, agent.execute_work, work_dict)
+    # A plain function may still hand back something to await, a wrapper around a coroutine function for one.
+    return await returned if inspect.isawaitable(returned) else returned
+
+
+def _checked(name: str, returned: object) -> dict[str, JsonValue]:
+    if isinstance(returned, WorkResult):
+        returned = returned.model_dump()
+    if not isinstance(returned, dict):
+        raise AgentError(
+            f"{name}.execute_work returned {type(returned).__name__}, not a dict",
+            code="MN-0307",
+            hint='return {"success": True, "data": {...}}',
+        )
+    try:
+        # Strict: "no" for success would otherwise become a boolean, and which one is for the agent to say (TRUTH-1).
+        result = WorkResult.model_validate(returned, strict=True)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise AgentError(
+            f"{name}.execute_work returned a dict that is not a result: {'; '.join(problems)[:1000]}",
+            code="MN-0307",
+            hint="the keys are success (required), data, artifacts, evidence, error, usage",
+        ) from error
+    return cast(dict[str, JsonValue], result.model_dump(mode="json"))

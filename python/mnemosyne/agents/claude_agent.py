@@ -1,0 +1,50 @@
+"""What the agents that think with Claude have in common: a client of their own, and which model."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import JsonValue
+
+from mnemosyne.agents.base_agent import AgentExecutionMixin
+from mnemosyne.llm import Client, RetryPolicy
+from mnemosyne.llm.prices import default_model
+from mnemosyne.models import AgentRole
+
+__all__ = ["ClaudeAgent", "item_context"]
+
+
+class ClaudeAgent(AgentExecutionMixin):
+    """An agent with a client, made on first use: a new object after a restart has a new connection too."""
+
+    role: ClassVar[AgentRole]
+    retry: RetryPolicy = RetryPolicy()
+    _client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        """The client, for the server and key of ``config``."""
+        if self._client is None:
+            self._client = Client(self.config)
+        return self._client
+
+    @property
+    def model(self) -> str:
+        """The model: the agent's own setting, else the run's, else the default of the role."""
+        run = self.context.run
+        for named in (self.config.get("model"), run.options.get("model") if run is not None else None):
+            if isinstance(named, str) and named:
+                return named
+        return default_model(self.role)
+
+    async def close(self) -> None:
+        """Close the connections; on the loop that the work ran on."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+
+def item_context(work_dict: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return the context of a work item; an item without one has an empty one."""
+    context = work_dict.get("context")
+    return context if isinstance(context, dict) else {}

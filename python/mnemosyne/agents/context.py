@@ -1,0 +1,310 @@
+"""What an agent can ask of the runtime while it works: steps, budget, artifacts, progress.
+
+Every upcall carries the item and the epoch of the claim and returns after the commit. A claim that was taken over
+gets :class:`~mnemosyne.errors.Fenced` from its next upcall, which is before its next request or tool (FENCE-1).
+
+A step is found in the journal by its name, the hash of its input, and its place among the calls that share both. A
+finished one is replayed. One that was started and never finished is asked again under the next number; only a tool
+is not, because a command must never run twice for one call (ONCE-1): it is described instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from mnemosyne.canonical import canonical_json, sha256_json
+from mnemosyne.errors import AgentError, Fenced
+from mnemosyne.models import Acceptance, ArtifactRef, PlanTask, Reservation, Usage, WorkItem
+
+__all__ = ["AgentContext", "LocalUpcalls", "ProjectFiles", "RunInfo", "ToolSet", "Upcalls"]
+
+_ERROR_LENGTH = 4000  # characters of an error that the journal keeps
+
+
+class Upcalls(Protocol):
+    """The way to the runtime: the same requests go over a function call or a socket."""
+
+    async def call(self, request: dict[str, JsonValue]) -> JsonValue:
+        """Do it, and return after the commit."""
+
+    def notify(self, request: dict[str, JsonValue]) -> None:
+        """Say it, without waiting and without an answer; from any thread."""
+
+
+class ProjectFiles(Protocol):
+    """The accepted files of a run, to be read and not written."""
+
+    async def list_files(self) -> list[str]:
+        """Return all paths, relative and sorted."""
+
+    async def read_files(self, paths: Sequence[str]) -> dict[str, bytes]:
+        """Return the contents of those that exist; all at once, because each reading starts a process."""
+
+
+class ToolOutcome(Protocol):
+    """What a tool gave."""
+
+    @property
+    def content(self) -> str: ...
+    @property
+    def is_error(self) -> bool: ...
+
+
+class ToolSet(Protocol):
+    """The tools that work in the attempt's tree."""
+
+    def definitions(self) -> list[dict[str, JsonValue]]: ...
+    async def run(self, name: str, input: dict[str, JsonValue]) -> ToolOutcome: ...
+    async def describe_interrupted(self, name: str, input: dict[str, JsonValue]) -> str: ...
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """The run an item belongs to."""
+
+    id: str
+    workspace: Path
+    """The user's folder."""
+    directory: Path
+    """The run's own folder in the state directory: shadow repository and trees."""
+    prompt: str | None
+    options: Mapping[str, JsonValue]
+
+
+@dataclass
+class _Records:
+    """What earlier claims of this attempt left in the journal for one name and input."""
+
+    finished: deque[JsonValue] = field(default_factory=deque)
+    """Outputs in the order of their numbers; each is replayed once."""
+    newest_unfinished: bool = False
+    """The newest record was started and has no output; cleared when this claim has dealt with it."""
+
+
+class LocalUpcalls:
+    """The upcalls of direct work, which has no store: nothing is kept, so nothing can be replayed."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    async def call(self, request: dict[str, JsonValue]) -> JsonValue:
+        match request["op"]:
+            case "journal":
+                return []
+            case "step_start":
+                self._number += 1
+                return {"number": self._number}
+            case "reserve":
+                return {"reservation": "direct"}
+            case "artifact":
+                raise AgentError(
+                    "an artifact cannot be kept here",
+                    code="MN-0311",
+                    reason="direct work (send_work) has no store",
+                    hint="submit the item with Orchestra.submit_work, or return the content in data",
+                )
+            case _:
+                return None
+
+    def notify(self, request: dict[str, JsonValue]) -> None:
+        pass
+
+
+class AgentContext:
+    """The work at hand and the upcalls for it. An agent finds its own as ``self.context``.
+
+    Attributes:
+        item: The work item.
+        attempt: Rises with every rejection; a new attempt has a new journal.
+        epoch: The claim; rises with every claim, and fences.
+        tree: The attempt's own tree, where there is one.
+        kind: What the harness does around the agent, see :mod:`mnemosyne.agents.stages`.
+        run: The run, or None for work that belongs to none.
+        task: The plan's task that the item is part of.
+        setup: The plan's setup commands.
+        accepted: Acceptance of all tasks accepted so far in this run, for the joined gate.
+        files: The run's accepted files, set by the harness for ``optimize``.
+        tools: The tools of the tree, set by the harness where there is a tree.
+    """
+
+    def __init__(
+        self,
+        item: WorkItem,
+        *,
+        epoch: int = 0,
+        kind: str = "work",
+        agent_id: str = "",
+        generation: int = 1,
+        run: RunInfo | None = None,
+        task: PlanTask | None = None,
+        setup: tuple[str, ...] = (),
+        accepted: tuple[Acceptance, ...] = (),
+        upcalls: Upcalls | None = None,
+    ) -> None:
+        self.item = item
+        self.attempt = item.attempt
+        self.epoch = epoch
+        self.tree: Path | None = None
+        self.kind = kind
+        self.agent_id = agent_id
+        self.generation = generation
+        self.run = run
+        self.task = task
+        self.setup = setup
+        self.accepted = accepted
+        self.files: ProjectFiles | None = None
+        self.tools: ToolSet | None = None
+        self._upcalls = upcalls or LocalUpcalls()
+        self._journal: dict[tuple[str, str], _Records] | None = None
+        self._loading = asyncio.Lock()
+
+    async def step(
+        self, name: str, function: Callable[[], Awaitable[JsonValue]], *, input: JsonValue = None
+    ) -> JsonValue:
+        """Run ``function`` once and keep what it returns; on a resumed attempt return that instead of running it.
+
+        Args:
+            name: Says what is done; together with ``input`` it is how the step is found again.
+            input: What the outcome depends on. Leave ports, keys, times and temporary paths out of it.
+
+        Raises:
+            Fenced: Another claim has taken the item over.
+            AgentError: The output is not JSON (MN-0310).
+        """
+
+        async def run() -> tuple[JsonValue, Usage | None]:
+            output = await function()
+            try:
+                # What a replay would give: a tuple, say, comes back as a list, and must the first time too.
+                normal: JsonValue = json.loads(canonical_json(output))
+            except (TypeError, ValueError) as error:
+                raise AgentError(
+                    f"the output of step {name!r} is not JSON", code="MN-0310", reason=str(error)
+                ) from error
+            return normal, None
+
+        return await self.journaled(name, kind="step", input=input, function=run)
+
+    async def journaled(
+        self,
+        name: str,
+        *,
+        kind: str,
+        input: JsonValue,
+        function: Callable[[], Awaitable[tuple[JsonValue, Usage | None]]],
+        detail: dict[str, JsonValue] | None = None,
+        reserve: dict[str, JsonValue] | None = None,
+        interrupted: Callable[[], Awaitable[JsonValue]] | None = None,
+    ) -> JsonValue:
+        """Do one step of any kind: ``started`` is committed before ``function`` runs, ``finished`` before it returns.
+
+        An exception is recorded as a failed step and raised again; what it is known to have spent is read from its
+        attribute ``usage`` (None: unknown, the reservation stays charged). A cancelled step stays started.
+
+        Args:
+            kind: ``step``, ``turn`` or ``tool``.
+            function: Returns the output and its usage.
+            detail: Goes into the ``step_started`` event.
+            reserve: ``{"tokens", "usd"}``, committed together with ``started``.
+            interrupted: Given for what must not run twice: where an earlier claim started this step and did not finish
+                it, its answer is recorded as the output, and ``function`` is not run.
+        """
+        digest = sha256_json(input)
+        records = (await self._records()).setdefault((name, digest), _Records())
+        if records.finished:
+            return records.finished.popleft()
+        number = await self._call(
+            "step_start",
+            attempt=self.attempt,
+            name=name,
+            kind=kind,
+            input_sha256=digest,
+            detail=detail,
+            reserve=reserve,
+        )
+        assert isinstance(number, dict)
+        was_interrupted, records.newest_unfinished = records.newest_unfinished, False
+        mine: dict[str, JsonValue] = {"attempt": self.attempt, "number": number["number"]}
+        try:
+            if was_interrupted and interrupted is not None:
+                output, usage = await interrupted(), None
+            else:
+                output, usage = await function()
+        except Fenced:
+            raise
+        except Exception as error:
+            await self._call("step_fail", **mine, error=_text(error), usage=_spent(error))
+            raise
+        await self._call("step_finish", **mine, output=output, usage=_dumped(usage))
+        return output
+
+    async def reserve(self, *, tokens: int, usd: float | None = None) -> Reservation:
+        """Set tokens and money aside before spending them.
+
+        Raises:
+            BudgetExceeded: There is not that much left; nothing may be spent.
+        """
+        answer = await self._call("reserve", tokens=tokens, usd=usd)
+        assert isinstance(answer, dict)
+        return Reservation(id=str(answer["reservation"]), tokens=tokens, usd=usd)
+
+    async def settle(self, reservation: Reservation, usage: Usage) -> None:
+        """Charge what was really spent and give the rest of the reservation back."""
+        await self._call("settle", reservation=reservation.id, usage=_dumped(usage))
+
+    async def artifact(self, name: str, content: bytes | str) -> ArtifactRef:
+        """Store ``content`` under ``name``; text is stored as UTF-8."""
+        data = content.encode("utf-8") if isinstance(content, str) else content
+        answer = await self._call("artifact", name=name, content=base64.b64encode(data).decode("ascii"))
+        return ArtifactRef.model_validate(answer)
+
+    def progress(self, message: str, fraction: float | None = None) -> None:
+        """Say what is going on, for whoever watches; it is not stored, and never blocks."""
+        self._upcalls.notify(
+            {"op": "progress", "item": self.item.id, "epoch": self.epoch, "message": message, "fraction": fraction}
+        )
+
+    async def _records(self) -> dict[tuple[str, str], _Records]:
+        async with self._loading:
+            if self._journal is None:
+                listed = await self._call("journal", attempt=self.attempt)
+                assert isinstance(listed, list)
+                self._journal = _index(listed)
+        return self._journal
+
+    async def _call(self, operation: str, **fields: JsonValue) -> JsonValue:
+        return await self._upcalls.call({"op": operation, "item": self.item.id, "epoch": self.epoch, **fields})
+
+
+def _index(listed: list[JsonValue]) -> dict[tuple[str, str], _Records]:
+    journal: dict[tuple[str, str], _Records] = {}
+    for record in listed:
+        assert isinstance(record, dict)
+        records = journal.setdefault((str(record["name"]), str(record["input_sha256"])), _Records())
+        if record["state"] == "finished":
+            records.finished.append(record.get("output"))
+        records.newest_unfinished = record["state"] != "finished"
+    return journal
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]
+
+
+def _spent(error: Exception) -> JsonValue:
+    usage = getattr(error, "usage", None)
+    return _dumped(usage) if isinstance(usage, Usage) else None
+
+
+def _dumped(usage: Usage | None) -> JsonValue:
+    dumped: JsonValue = usage.model_dump(mode="json") if usage is not None else None
+    return dumped

@@ -1,0 +1,165 @@
+"""The Orchestrator: a request becomes a specification, a full specification, and a plan.
+
+Each is a typed artifact that the next phase reads. What a schema cannot say about a plan (that its tasks can be
+ordered, that its commands can fail) is checked here and told to the model once, before the store refuses it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from graphlib import CycleError, TopologicalSorter
+from pathlib import PurePosixPath
+from typing import ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from mnemosyne.agents import prompts
+from mnemosyne.agents.claude_agent import ClaudeAgent, item_context
+from mnemosyne.errors import InvalidInput
+from mnemosyne.llm import structured
+from mnemosyne.models import AgentRole, Phase, Plan
+
+__all__ = ["Component", "FullSpec", "OrchestratorAgent", "Requirement", "Spec", "TestPlanEntry", "plan_problems"]
+
+Document = TypeVar("Document", bound=BaseModel)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Requirement(_Strict):
+    """One observable behaviour."""
+
+    id: str = Field(min_length=1, description="R1, R2, ...")
+    text: str = Field(min_length=1)
+
+
+class Spec(_Strict):
+    """What is asked for."""
+
+    summary: str = Field(min_length=1)
+    requirements: list[Requirement] = Field(min_length=1)
+    open_questions: list[str] = Field(description="Questions the request leaves open, each with the reading taken.")
+    acceptance: list[str] = Field(description="What shows that the request as a whole is met.")
+
+
+class Component(_Strict):
+    """A part of the project that the request touches."""
+
+    name: str = Field(min_length=1)
+    files: list[str]
+    responsibility: str
+    requirements: list[str] = Field(description="Ids of the requirements it serves.")
+
+
+class TestPlanEntry(_Strict):
+    """How one requirement is proved."""
+
+    __test__ = False  # not a test class, whatever pytest reads into its name
+
+    requirement: str = Field(description="Id of the requirement.")
+    command: str = Field(min_length=1, description="Shell command.")
+
+
+class FullSpec(_Strict):
+    """How it is to be built and proved."""
+
+    components: list[Component] = Field(min_length=1)
+    constraints: list[str]
+    test_plan: list[TestPlanEntry]
+
+
+class OrchestratorAgent(ClaudeAgent):
+    """Plays the first three phases."""
+
+    role: ClassVar[AgentRole] = AgentRole.ORCHESTRATOR
+
+    async def execute_work(self, work_dict: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        """Return ``data`` with ``spec``, ``full_spec`` or ``plan``, by the item's phase."""
+        context = item_context(work_dict)
+        match work_dict.get("phase"):
+            case Phase.PROMPT_TO_SPEC:
+                return await self._write("spec", Spec, prompts.prompt_to_spec(context), _spec_problems)
+            case Phase.SPEC_TO_FULL_SPEC:
+                check = _full_spec_check(context.get("spec"))
+                return await self._write("full_spec", FullSpec, prompts.spec_to_full_spec(context), check)
+            case Phase.FULL_SPEC_TO_PLAN:
+                return await self._write("plan", Plan, prompts.full_spec_to_plan(context), plan_problems)
+            case other:
+                raise InvalidInput(f"the Orchestrator has no work in phase {other!r}", code="MN-0117")
+
+    async def _write(
+        self, key: str, output: type[Document], prompt: str, check: Callable[[Document], list[str]]
+    ) -> dict[str, JsonValue]:
+        answer = await structured(
+            self.client,
+            self.context,
+            model=self.model,
+            system=prompts.ORCHESTRATOR,
+            prompt=prompt,
+            output=output,
+            check=check,
+            retry=self.retry,
+        )
+        return {
+            "success": True,
+            "data": {key: answer.value.model_dump(mode="json")},
+            "usage": answer.usage.model_dump(mode="json"),
+        }
+
+
+def _spec_problems(spec: Spec) -> list[str]:
+    return [f"requirement id {name} is used more than once" for name in _repeated([r.id for r in spec.requirements])]
+
+
+def _full_spec_check(spec: JsonValue) -> Callable[[FullSpec], list[str]]:
+    requirements = spec.get("requirements") if isinstance(spec, dict) else None
+    entries = requirements if isinstance(requirements, list) else []
+    known = {str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry}
+
+    def check(full: FullSpec) -> list[str]:
+        named = {name for part in full.components for name in part.requirements} | {
+            t.requirement for t in full.test_plan
+        }
+        return [f"there is no requirement {name}" for name in sorted(named - known)] if known else []
+
+    return check
+
+
+_PROVES_NOTHING = re.compile(r"(true|:|exit(\s+0)?|echo\b[^|&;<>`$]*|printf\b[^|&;<>`$]*)\s*;?")
+
+
+def plan_problems(plan: Plan) -> list[str]:
+    """Return what is wrong with ``plan`` beyond its form, each as one sentence; empty if it can be carried out."""
+    identifiers = [task.id for task in plan.tasks]
+    problems = [f"task id {name} is used more than once" for name in _repeated(identifiers)]
+    for task in plan.tasks:
+        problems += [f"task {task.id} depends on {name}, which is no task" for name in _unknown(task.depends_on, plan)]
+        problems += [
+            f"task {task.id}: the path {path!r} leaves the project" for path in task.file_scope if _leaves(path)
+        ]
+        if not task.file_scope:
+            problems.append(f"task {task.id} has an empty file_scope, so it may change nothing")
+        if all(_PROVES_NOTHING.fullmatch(entry.command.strip()) for entry in task.acceptance):
+            problems.append(f"task {task.id}: its acceptance succeeds whatever the change is, so it proves nothing")
+    try:
+        TopologicalSorter({task.id: task.depends_on for task in plan.tasks}).prepare()
+    except CycleError as error:
+        problems.append(f"these tasks wait for each other: {' -> '.join(map(str, error.args[1]))}")
+    return problems
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def _unknown(names: list[str], plan: Plan) -> list[str]:
+    known = {task.id for task in plan.tasks}
+    return [name for name in names if name not in known]
+
+
+def _leaves(path: str) -> bool:
+    pure = PurePosixPath(path)
+    return pure.is_absolute() or ".." in pure.parts

@@ -1,0 +1,339 @@
+"""What happens around an agent, by the kind of its item.
+
+The agent is anybody's class. The tree it works in, the commit it is judged by, the gates and the acceptance are ours,
+so that taking a role's place can neither skip a gate nor raise a verdict (TRUTH-1).
+
+``execute``  makes the attempt's tree, calls the agent, commits. A commit without a change is no success.
+``review``   runs the gates; only if they are green is the agent asked, and it can only lower the verdict.
+``accept``   no agent: merge, joined gate, scope, into the user's workspace. One at a time for each run.
+``optimize`` gives the agent the accepted files to read and stores its pack. The orchestrator's three kinds get an
+overview of the project. ``work`` is the agent alone.
+
+Every result of ours that a later step depends on is a journaled step, so a resumed claim takes the same way (and asks
+the model the same question) even where the world has moved on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from pydantic import JsonValue
+
+from mnemosyne.agents.base_agent import AgentExecutionMixin, call_agent, working_on
+from mnemosyne.agents.claude_agent import ClaudeAgent
+from mnemosyne.agents.context import AgentContext
+from mnemosyne.agents.project_files import CommittedFiles
+from mnemosyne.agents.reviewer import lowered
+from mnemosyne.errors import AgentError, EnvironmentProblem, InvalidInput
+from mnemosyne.llm import prefetch
+from mnemosyne.models import Acceptance, WorkResult
+
+if TYPE_CHECKING:
+    from mnemosyne.guard import Guard
+    from mnemosyne.workspace import GateReport, Workspace
+
+__all__ = ["Services", "run_item"]
+
+Json = dict[str, JsonValue]
+
+OVERVIEW_BYTES = 120_000  # of the project, as the Orchestrator sees it: about 40 000 tokens
+_STARTS_COMMANDS = frozenset({"execute", "review", "accept"})
+_SAID = 500  # characters of an executor's last words that the error about an empty change quotes
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the harness needs besides the agent; one object for one loop.
+
+    Attributes:
+        guard: Starts and ends every command. workspace_for: Makes the workspace of a context's run. Give it
+        ``tag=context.item.id``: before an item is worked on,
+            everything that an older claim of it started under that tag is ended.
+        accepting: A lock for each run. The runtime lets only one item of a run accept at a time already; two at once
+        would
+            be able to lose files, so here it is made sure a second time.
+    """
+
+    guard: Guard
+    workspace_for: Callable[[AgentContext], Workspace]
+    accepting: dict[str, asyncio.Lock] = field(default_factory=dict)
+
+
+async def run_item(agent: AgentExecutionMixin | None, context: AgentContext, services: Services) -> Json:
+    """Work on one item and return its result as a complete ``WorkResult`` dict.
+
+    Args:
+        agent: Not used for ``accept``, and may be None there.
+
+    Raises:
+        InvalidInput: The item can never be worked on.
+        ModelError, EnvironmentProblem, BudgetExceeded, Fenced: Nobody's fault here; the agent is not charged.
+        Exception: Whatever else the agent raised, unchanged.
+    """
+    work = cast(Json, context.item.model_dump(mode="json"))
+    if isinstance(agent, ClaudeAgent):
+        prefetch()
+    if context.kind in _STARTS_COMMANDS:
+        await services.guard.kill(context.item.id)
+    with working_on(context):
+        if context.kind == "accept":
+            return _complete(await _accept(context, services))
+        if agent is None:
+            raise InvalidInput(f"an item of kind {context.kind!r} needs an agent", code="MN-0117")
+        match context.kind:
+            case "execute":
+                return _complete(await _execute(agent, context, services, work))
+            case "review":
+                return _complete(await _review(agent, context, services, work))
+            case "optimize":
+                return _complete(await _optimize(agent, context, services, work))
+            case "prompt_to_spec" | "spec_to_full_spec" | "full_spec_to_plan":
+                return await _orchestrate(agent, context, services, work)
+            case "work":
+                return await _work(agent, context, services, work)
+            case other:
+                raise InvalidInput(f"there is no kind of item {other!r}", code="MN-0117")
+
+
+async def _orchestrate(agent: AgentExecutionMixin, context: AgentContext, services: Services, work: Json) -> Json:
+    if context.run is not None:
+        workspace = services.workspace_for(context)
+
+        async def overview() -> JsonValue:
+            await workspace.open()
+            return await workspace.overview(OVERVIEW_BYTES)
+
+        _context(work)["project"] = await context.step("project", overview)
+    return await call_agent(agent, work)
+
+
+async def _optimize(agent: AgentExecutionMixin, context: AgentContext, services: Services, work: Json) -> Json:
+    commit = await services.workspace_for(context).open()
+    if context.run is not None:
+        context.files = CommittedFiles(services.guard, context.run.directory, commit, tag=context.item.id)
+    result = await call_agent(agent, work)
+    if result["success"]:
+        pack = _data(result).get("pack")
+        if not isinstance(pack, str):
+            raise AgentError(
+                f"{type(agent).__name__} returned no pack",
+                code="MN-0307",
+                hint='put the text into data: {"pack": "..."}',
+            )
+        name = f"pack-{_task_name(context)}-{context.attempt}.md"
+        reference = await context.artifact(name, pack)
+        result["artifacts"] = [*_list(result.get("artifacts")), reference.model_dump(mode="json")]
+    return result
+
+
+async def _execute(agent: AgentExecutionMixin, context: AgentContext, services: Services, work: Json) -> Json:
+    from mnemosyne.workspace import Tree
+
+    workspace, asked = services.workspace_for(context), _context(work)
+    await workspace.open()
+
+    async def make() -> JsonValue:
+        made = await workspace.create_tree(_task_name(context), context.attempt, rejected=_rejected(asked))
+        return {"path": str(made.path), "base_commit": made.base_commit}
+
+    recorded = _object(await context.step("tree", make))
+    tree = Tree(path=Path(str(recorded["path"])), base_commit=str(recorded["base_commit"]))
+    asked["tree"], asked["base_commit"] = str(tree.path), tree.base_commit
+    _give_tree(context, services, tree.path)
+    result = await call_agent(agent, work)
+    if not result["success"]:
+        return result
+    data = _data(result)
+    commit, changes = await workspace.commit_tree(tree, _message(context))
+    files: list[JsonValue] = [change.path for change in changes]
+    if not files:
+        said = str(data.get("summary") or "")[:_SAID]
+        result["success"] = False
+        result["error"] = "nothing was changed" + (f"; the executor said: {said}" if said else "")
+        return result
+    data |= {"commit": commit, "base_commit": tree.base_commit, "tree": str(tree.path), "files": files}
+    return result
+
+
+async def _review(agent: AgentExecutionMixin, context: AgentContext, services: Services, work: Json) -> Json:
+    workspace, asked = services.workspace_for(context), _context(work)
+    await workspace.open()
+    base, commit = _commit(asked, "base_commit"), _commit(asked, "commit")
+    acceptance, scope = _acceptance(context, asked), _scope(context)
+
+    async def gates() -> JsonValue:
+        report = await workspace.run_gates(base, commit, setup=context.setup, acceptance=acceptance, file_scope=scope)
+        return _report(report)
+
+    seen = _object(await context.step("gates", gates, input={"base_commit": base, "commit": commit}))
+    if not seen["passed"]:
+        data: Json = {
+            "passed": False,
+            "confidence": 1.0,
+            "feedback": seen["feedback"],
+            "requirements": [],
+            "commit": commit,
+        }
+        return {"success": True, "data": data, "evidence": seen["evidence"]}
+    asked["evidence"], asked["diff"] = seen["evidence"], await workspace.diff(base, commit)
+    if context.tree is None and isinstance(named := asked.get("tree"), str):
+        context.tree = Path(named)
+    result = await call_agent(agent, work)
+    if not result["success"]:
+        return result
+    verdict = _data(result)
+    if not isinstance(verdict.get("passed"), bool):
+        raise AgentError(
+            f"{type(agent).__name__} returned no verdict",
+            code="MN-0307",
+            hint='put it into data: {"passed": true, "confidence": 0.9, "feedback": "", "requirements": []}',
+        )
+    result["data"] = {"confidence": 1.0, "requirements": [], **lowered(verdict, None), "commit": commit}
+    # Evidence is what we saw ourselves; an agent's own is not put beside it.
+    result["evidence"] = seen["evidence"]
+    return result
+
+
+async def _accept(context: AgentContext, services: Services) -> Json:
+    if context.run is None:
+        raise InvalidInput("there is no run to accept into", code="MN-0117")
+    async with services.accepting.setdefault(context.run.id, asyncio.Lock()):
+        return await _accept_alone(context, services.workspace_for(context))
+
+
+async def _accept_alone(context: AgentContext, workspace: Workspace) -> Json:
+    from mnemosyne.workspace import outside_scope
+
+    asked = dict(context.item.context)
+    await workspace.open()
+    commit = _commit(asked, "commit")
+    merged = await _merged(context, workspace, commit)
+    old, new = str(merged["old"]), merged["commit"]
+    if not isinstance(new, str):
+        return _not_accepted(str(merged["conflict"]))
+    outside = outside_scope([change.path for change in await workspace.changes(old, new)], _scope(context))
+    if outside:
+        return _not_accepted("the change goes outside its file scope: " + ", ".join(outside))
+
+    async def joined() -> JsonValue:
+        acceptance = [*_acceptance(context, asked), *context.accepted]
+        return _report(await workspace.joined_gate(new, setup=context.setup, acceptance=acceptance))
+
+    seen = _object(await context.step("joined", joined, input={"commit": new}))
+    if not seen["passed"]:
+        return _not_accepted(str(seen["feedback"]), evidence=seen["evidence"])
+    applied = await workspace.apply(old, new, context.step)
+    if applied.conflict is not None:
+        return _not_accepted(applied.conflict, conflict=True, evidence=seen["evidence"])
+    data: Json = {"accepted": True, "conflict": False, "commit": new, "files": list(applied.files), "feedback": ""}
+    return {"success": True, "data": data, "evidence": seen["evidence"]}
+
+
+async def _merged(context: AgentContext, workspace: Workspace, commit: str) -> Json:
+    """Return the merge to go on with: ``{"old", "commit", "conflict"}``.
+
+    A resumed claim reads its merge back. That one still holds if the accepted commit is the one it started from, or is
+    already the merge itself (killed between moving the branch and committing the result). If another task was accepted
+    in between, it is merged again; the files that were written before are found to be in place.
+    """
+
+    async def merge() -> JsonValue:
+        made = await workspace.merge(_commit(context.item.context, "base_commit"), commit, _message(context))
+        return {"old": made.onto, "commit": made.commit, "conflict": made.conflict}
+
+    while True:
+        merged = _object(await context.step("merge", merge, input={"commit": commit}))
+        if await workspace.accepted() in (merged["old"], merged["commit"]):
+            return merged
+
+
+async def _work(agent: AgentExecutionMixin, context: AgentContext, services: Services, work: Json) -> Json:
+    named = context.item.context.get("tree")
+    if isinstance(named, str):
+        _give_tree(context, services, Path(named))
+    return await call_agent(agent, work)
+
+
+def _give_tree(context: AgentContext, services: Services, path: Path) -> None:
+    from mnemosyne.tools import Toolbox
+
+    if not path.is_dir():
+        raise EnvironmentProblem(
+            f"the tree {path} is gone",
+            code="MN-0253",
+            hint="do not remove the state directory while a run can be resumed",
+        )
+    context.tree = path
+    context.tools = Toolbox(path, services.guard, tag=context.item.id)
+
+
+def _not_accepted(feedback: str, *, conflict: bool = False, evidence: JsonValue = None) -> Json:
+    data: Json = {"accepted": False, "conflict": conflict, "commit": None, "files": [], "feedback": feedback}
+    return {"success": True, "data": data, "evidence": evidence or []}
+
+
+def _report(report: GateReport) -> JsonValue:
+    return {
+        "passed": report.passed,
+        "evidence": [entry.model_dump(mode="json") for entry in report.evidence],
+        "feedback": report.feedback,
+    }
+
+
+def _rejected(asked: Json) -> tuple[str, str] | None:
+    base, commit = asked.get("rejected_base"), asked.get("rejected_commit")
+    if asked.get("fresh") is True or not isinstance(base, str) or not isinstance(commit, str):
+        return None
+    return base, commit
+
+
+def _acceptance(context: AgentContext, asked: Mapping[str, JsonValue]) -> list[Acceptance]:
+    if context.task is not None:
+        return list(context.task.acceptance)
+    return [Acceptance.model_validate(entry) for entry in _list(asked.get("acceptance"))]
+
+
+def _scope(context: AgentContext) -> list[str]:
+    return list(context.task.file_scope if context.task is not None else context.item.file_scope)
+
+
+def _task_name(context: AgentContext) -> str:
+    return context.task.id if context.task is not None else context.item.id
+
+
+def _message(context: AgentContext) -> str:
+    title = context.task.title if context.task is not None else context.item.description
+    return f"{_task_name(context)}: {title}"
+
+
+def _commit(asked: Mapping[str, JsonValue], key: str) -> str:
+    value = asked.get(key)
+    if not isinstance(value, str):
+        raise InvalidInput(f"the item has no {key}", code="MN-0117")
+    return value
+
+
+def _context(work: Json) -> Json:
+    return cast(Json, work["context"])
+
+
+def _data(result: Json) -> Json:
+    return cast(Json, result["data"])
+
+
+def _object(value: JsonValue) -> Json:
+    if not isinstance(value, dict):
+        raise InvalidInput("a recorded step cannot be read", code="MN-0117", reason="it is not an object")
+    return value
+
+
+def _list(value: JsonValue) -> list[JsonValue]:
+    return value if isinstance(value, list) else []
+
+
+def _complete(result: Json) -> Json:
+    return cast(Json, WorkResult.model_validate(result).model_dump(mode="json"))

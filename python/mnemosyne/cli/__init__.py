@@ -1,0 +1,94 @@
+"""The command line, section 4 of the public contract: one file per verb group, and here the one door in and out.
+
+Every way out of a command passes :func:`main`, so there is one place that turns an error into its lines, its summary and
+its exit code. Nothing heavy is imported before a verb runs: ``mnemosyne --help`` costs argparse and no more.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from mnemosyne.cli.options import Options, parse
+from mnemosyne.cli.output import Output
+from mnemosyne.errors import BudgetExceeded, EnvironmentProblem, InvalidInput, MnemosyneError
+
+if TYPE_CHECKING:
+    from typing import Never
+
+__all__ = ["main"]
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM outside of a run's own handling."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: The arguments after the command's name; None takes those of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Read off the arguments themselves, since even a refused flag has to be answered in the form that was asked for.
+    output = Output(as_json="--json" in arguments)
+    debug = "--debug" in arguments
+    before = _on_terminate(_raise_terminated)
+    try:
+        options = parse(arguments)
+        output.quiet = options.quiet
+        return _handler(options)(options, output)
+    except SystemExit as request:  # argparse, after --help and --version
+        return request.code if isinstance(request.code, int) else 0
+    except MnemosyneError as problem:
+        return output.fail(problem, _exit_code(problem), trace=_trace(debug))
+    except KeyboardInterrupt as interrupt:
+        return output.interrupted(143 if isinstance(interrupt, _Terminated) else 130)
+    except Exception as error:  # noqa: BLE001 (the last door: everything else ends as one clear error)
+        return output.fail(_unexpected(error, debug), 1, trace=_trace(debug))
+    finally:
+        _on_terminate(before)
+
+
+def _handler(options: Options) -> Callable[[Options, Output], int]:
+    module, name = options.handler.split(":")
+    handler: Callable[[Options, Output], int] = getattr(importlib.import_module(module), name)
+    return handler
+
+
+def _exit_code(problem: MnemosyneError) -> int:
+    if isinstance(problem, InvalidInput):
+        return 2
+    if isinstance(problem, EnvironmentProblem):
+        return 3
+    return 4 if isinstance(problem, BudgetExceeded) else 1
+
+
+def _unexpected(error: Exception, debug: bool) -> MnemosyneError:
+    return MnemosyneError(
+        f"unexpected {type(error).__name__}: {error}",
+        code="MN-0900",
+        reason="this is a fault of mnemosyne, or of a module it was given",
+        hint="the traceback above says where" if debug else "run the same command again with --debug",
+    )
+
+
+def _trace(debug: bool) -> str:
+    return traceback.format_exc() if debug else ""
+
+
+def _raise_terminated(_number: int, _frame: FrameType | None) -> Never:
+    raise _Terminated
+
+
+def _on_terminate(handler: Callable[[int, FrameType | None], object] | int | None) -> signal._HANDLER:
+    """Set the handler of SIGTERM and return the one before; nothing in a thread that may not set any."""
+    try:
+        return signal.signal(signal.SIGTERM, handler)
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,60 @@
+"""``mnemosyne demo`` and ``mnemosyne demo serve``: the whole way without a key, a network or a cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnemosyne.cli.orchestrate import new_run
+from mnemosyne.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from mnemosyne.cli.options import Options
+    from mnemosyne.cli.output import Output
+
+__all__ = ["demo", "serve"]
+
+
+def demo(options: Options, output: Output) -> int:
+    """Run the sample's prompt in a copy of the sample.
+
+    Raises:
+        InvalidInput: The workspace holds something else than the sample (MN-0114).
+    """
+    from mnemosyne.demo.sample import DEMO_PROMPT
+
+    return new_run(DEMO_PROMPT, lambda: _workspace(options.workspace), options.model or "demo", options, output)
+
+
+def serve(options: Options, _output: Output) -> int:
+    """Serve the demo model until interrupted."""
+    from mnemosyne.demo.server import main
+
+    log = ["--log", str(options.log)] if options.log else []
+    return main(["--port", str(options.port), *log])
+
+
+def _workspace(given: Path | None) -> Path:
+    from mnemosyne.demo.sample import copy_sample, free_directory, is_sample
+
+    if given is None:
+        workspace = free_directory(Path.cwd())
+    else:
+        workspace = given.expanduser().absolute()
+        if (workspace.exists() or workspace.is_symlink()) and not is_sample(workspace):
+            raise InvalidInput(
+                f"the workspace {workspace} holds something else than the sample of the demo",
+                code="MN-0114",
+                reason="the demo never touches what is yours",
+                hint="name a folder that is empty or does not exist, or use mnemosyne orchestrate for your own project",
+            )
+    try:
+        copy_sample(workspace)
+    except OSError as error:
+        raise InvalidInput(
+            f"the sample cannot be put into {workspace}",
+            code="MN-0114",
+            reason=error.strerror or str(error),
+            hint="name a folder that you may write to, with --workspace",
+        ) from error
+    return workspace

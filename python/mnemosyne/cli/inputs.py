@@ -1,0 +1,205 @@
+"""What the user gave, read and refused early: nothing is stored, and nothing is asked of the network, before this."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnemosyne.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr, ValidationError
+
+    from mnemosyne.cli.options import Options
+    from mnemosyne.models import AgentRole, Budget, Plan
+
+__all__ = [
+    "find_modules_from_here",
+    "has_price",
+    "read_agents",
+    "read_budget",
+    "read_key",
+    "read_plan",
+    "read_prompt",
+    "store_path",
+]
+
+_SHOWN_PROBLEMS = 3
+
+
+def store_path(options: Options) -> Path:
+    """Return the store that the flags and the environment name."""
+    from mnemosyne.config.settings import default_store
+
+    return options.store.expanduser().absolute() if options.store else default_store()
+
+
+def read_prompt(given: str | None) -> str:
+    """Return the prompt: the text itself, ``@FILE``, or ``-`` for stdin.
+
+    Raises:
+        InvalidInput: It is empty (MN-0101) or cannot be read (MN-0102).
+    """
+    text = given or ""
+    if text == "-" or text.startswith("@"):
+        text = _read_text("prompt", text.removeprefix("@"))
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _unreadable("prompt", "it is not valid UTF-8") from error
+    if not text.strip():
+        raise InvalidInput(
+            "the prompt is empty",
+            code="MN-0101",
+            hint='mnemosyne orchestrate "what you want", or @FILE, or - for stdin',
+        )
+    return text
+
+
+def read_plan(source: str) -> Plan:
+    """Return the plan in a file, or on stdin for ``-``. Cycles and the like are found by the core when it is submitted.
+
+    Raises:
+        InvalidInput: It cannot be read (MN-0102), or is no plan; the message names the key (MN-0103).
+    """
+    from pydantic import ValidationError
+
+    from mnemosyne.models import Plan
+
+    text = _read_text("plan", source)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable("plan", f"it is not JSON: {error}") from error
+    try:
+        return Plan.model_validate(content)
+    except ValidationError as error:
+        problems = _problems(error)
+        raise InvalidInput(
+            f"the plan is malformed at {problems[0]}",
+            code="MN-0103",
+            reason="; also at ".join(problems[1 : _SHOWN_PROBLEMS + 1]),
+            hint="correct the plan and run the command again; nothing was stored",
+        ) from error
+
+
+def read_agents(given: Sequence[str]) -> dict[AgentRole, str]:
+    """Return role -> ``module:Class``. Whether the class can be imported is not asked: the role degrades and recovers.
+
+    Raises:
+        InvalidInput: A value is not of the form ``ROLE=module:Class``, or a role is given twice (MN-0109).
+    """
+    from mnemosyne.models import AgentRole
+
+    agents: dict[AgentRole, str] = {}
+    for text in given:
+        name, _, source = text.partition("=")
+        if name not in list(AgentRole):
+            raise _bad_agent(text, f"there is no role {name!r}; the roles are {', '.join(AgentRole)}")
+        if not _names_a_class(source):
+            raise _bad_agent(text, f"{source!r} is not of the form module:Class")
+        if AgentRole(name) in agents:
+            raise _bad_agent(text, f"the role {name} is given twice")
+        agents[AgentRole(name)] = source
+    return agents
+
+
+def find_modules_from_here() -> None:
+    """Let ``--agent`` find modules in the current folder.
+
+    At the end of the path: a workspace may well hold a file called like a module that we have yet to import.
+    """
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
+
+
+def read_budget(options: Options, model: str | None) -> Budget | None:
+    """Return the budget of the flags, or None where there is none.
+
+    Raises:
+        InvalidInput: A limit in dollars for a model without a known price: it could not be kept (MN-0119).
+    """
+    from mnemosyne.models import Budget
+
+    if options.budget_usd is None and options.budget_tokens is None:
+        return None
+    if options.budget_usd is not None and not has_price(model):
+        raise InvalidInput(
+            f"no price is known for the model {model!r}",
+            code="MN-0119",
+            reason="a limit in dollars could not be kept",
+            hint="limit the run with --budget-tokens instead of --budget-usd",
+        )
+    return Budget(usd=options.budget_usd, tokens=options.budget_tokens)
+
+
+def has_price(model: str | None) -> bool:
+    """Whether what ``model`` costs is known; the defaults of the roles (None) are."""
+    from mnemosyne.llm.prices import reservation
+
+    return model is None or reservation({"model": model, "max_tokens": 1})["usd"] is not None
+
+
+def read_key(file: Path | None, base_url: str | None, model: str | None) -> SecretStr | None:
+    """Return the key of ``--api-key-file``; None where there is none, and the environment is asked later."""
+    if file is None:
+        return None
+    from mnemosyne.config.secrets import resolve_api_key
+
+    return resolve_api_key(file, base_url, model)
+
+
+def _read_text(what: str, source: str) -> str:
+    try:
+        if source == "-":
+            data = sys.stdin.buffer.read() if sys.stdin else b""
+        else:
+            data = Path(source).expanduser().read_bytes()
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _unreadable(what, f"{_called(source)} is not UTF-8") from error
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in a path, a user whose home is unknown
+        raise _unreadable(what, f"{_called(source)}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _called(source: str) -> str:
+    return "stdin" if source == "-" else repr(source)
+
+
+def _unreadable(what: str, reason: str) -> InvalidInput:
+    return InvalidInput(
+        f"the {what} cannot be read", code="MN-0102", reason=reason, hint="name a readable UTF-8 file, or - for stdin"
+    )
+
+
+def _bad_agent(text: str, reason: str) -> InvalidInput:
+    return InvalidInput(
+        f"the agent {text!r} cannot be used", code="MN-0109", reason=reason, hint="--agent executor=my_agents:Mine"
+    )
+
+
+def _names_a_class(source: str) -> bool:
+    module, separator, name = source.partition(":")
+    parts = [*module.split("."), *name.split(".")]
+    return bool(separator) and all(part.isidentifier() for part in parts)
+
+
+def _problems(error: ValidationError) -> list[str]:
+    found: list[Mapping[str, object]] = [dict(problem) for problem in error.errors(include_url=False)]
+    return [f"{_key_path(problem['loc'])}: {_wanted(problem)}" for problem in found]
+
+
+def _wanted(problem: Mapping[str, object]) -> str:
+    return "unknown key" if problem["type"] == "extra_forbidden" else str(problem["msg"]).lower()
+
+
+def _key_path(location: object) -> str:
+    path = ""
+    for part in location if isinstance(location, tuple) else ():
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return path or "its top level"

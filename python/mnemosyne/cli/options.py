@@ -1,0 +1,208 @@
+"""Verbs and flags: what is accepted, said once. What the values mean is read in :mod:`~mnemosyne.cli.inputs`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnemosyne.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from typing import Never
+
+__all__ = ["MOST_CONCURRENT", "Options", "parse"]
+
+MOST_CONCURRENT = 64
+
+_EPILOG = """\
+exit codes:
+  0 done   1 run failed or cancelled   2 bad input   3 environment (key, server, store)
+  4 stopped by budget   130, 143 interrupted; 3, 4, 130 and 143 can be resumed
+"""
+
+
+class Options(argparse.Namespace):
+    """The parsed command line; the values here are the defaults."""
+
+    handler: str
+    """``module:function`` of the verb, imported only when it runs."""
+    command: str = "mnemosyne"
+    """The words that name the verb, for hints."""
+    store: Path | None = None
+    json: bool = False
+    debug: bool = False
+    quiet: bool = False
+    prompt: str | None = None
+    plan: str | None = None
+    workspace: Path | None = None
+    max_concurrent: int = 4
+    budget_usd: float | None = None
+    budget_tokens: int | None = None
+    model: str | None = None
+    base_url: str | None = None
+    api_key_file: Path | None = None
+    agent: Sequence[str] = ()
+    run: str | None = None
+    since: int = 0
+    follow: bool = False
+    port: int = 0
+    log: Path | None = None
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are our errors."""
+
+    def error(self, message: str) -> Never:
+        raise _usage(message, self.prog)
+
+
+class _Version(argparse.Action):
+    """Prints the version; a class of its own so that nobody else pays for looking it up."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import mnemosyne
+
+        print(f"mnemosyne {mnemosyne.__version__}")
+        parser.exit()
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Read the command line.
+
+    Raises:
+        InvalidInput: It cannot be understood (MN-0115).
+        SystemExit: After ``--help`` and ``--version``.
+    """
+    options, unknown = _parser().parse_known_args(arguments, Options())
+    if unknown:
+        raise _usage(f"unrecognized arguments: {' '.join(unknown)}", options.command)
+    if "handler" not in vars(options):
+        raise _usage("no command was given", "mnemosyne")
+    return options
+
+
+def _usage(message: str, command: str) -> InvalidInput:
+    return InvalidInput(message, code="MN-0115", hint=f"{command} --help")
+
+
+def _parser() -> _Parser:
+    common = _strict(_Parser(add_help=False))
+    group = common.add_argument_group("everywhere")
+    group.add_argument(
+        "--store", type=Path, metavar="FILE", help="the store (default: MNEMOSYNE_STORE, else XDG state)"
+    )
+    group.add_argument("--json", action="store_true", help="one JSON object per line on stdout, a summary as the last")
+    group.add_argument("--debug", action="store_true", help="show tracebacks")
+    description = "Turn a sentence into accepted files, with agents that a supervision tree keeps alive."
+    parser = _strict(_Parser(prog="mnemosyne", parents=[common], description=description, epilog=_EPILOG))
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    verbs = parser.add_subparsers(metavar="COMMAND", title="commands")
+
+    def verb(name: str, handler: str, text: str) -> _Parser:
+        added = _strict(verbs.add_parser(name, parents=[common], help=text, description=_sentence(text)))
+        added.set_defaults(handler=f"mnemosyne.cli.{handler}", command=f"mnemosyne {name}")
+        return added
+
+    _orchestrate(verb("orchestrate", "orchestrate:orchestrate", "walk a prompt or a plan to accepted files"))
+    _resume(verb("resume", "resume:resume", "continue an interrupted run"))
+    verb("runs", "runs:runs", "list the runs of the store")
+    _run(verb("show", "runs:show", "show one run: phases, tasks, evidence, cost"))
+    _events(verb("events", "runs:events", "show what happened in a run"))
+    _run(verb("cancel", "runs:cancel", "cancel a run, also one of another process"))
+    _demo(verb("demo", "demo:demo", "run the offline demo: no key, no network, no cost"), common)
+    return parser
+
+
+def _orchestrate(parser: _Parser) -> None:
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to make; @FILE reads a file, - reads stdin")
+    parser.add_argument("--plan", metavar="FILE", help="start from a plan (JSON; - reads stdin), without a prompt")
+    _run_flags(parser, workspace="the folder to work in (default: the current one)")
+
+
+def _run_flags(parser: _Parser, *, workspace: str) -> None:
+    parser.add_argument("--workspace", type=Path, metavar="DIR", help=workspace)
+    parser.add_argument(
+        "--max-concurrent", type=_whole(1, MOST_CONCURRENT), metavar="N", help="tasks at the same time (default: 4)"
+    )
+    parser.add_argument("--model", metavar="M", help="model for all roles; demo is the offline one")
+    parser.add_argument("--base-url", metavar="URL", help="any server that speaks the Messages API")
+    parser.add_argument(
+        "--agent",
+        action="append",
+        metavar="ROLE=module:Class",
+        help="a class of yours in a role's place, found from the current folder; may be repeated",
+    )
+    _spending_flags(parser)
+
+
+def _spending_flags(parser: _Parser) -> None:
+    parser.add_argument("--budget-usd", type=_money, metavar="X", help="stop before more than X dollars are spent")
+    parser.add_argument("--budget-tokens", type=_whole(1), metavar="N", help="stop before more than N tokens are used")
+    parser.add_argument("--api-key-file", type=Path, metavar="F", help="read the API key from F (mode 0600)")
+    parser.add_argument("--quiet", action="store_true", help="only the final summary")
+
+
+def _resume(parser: _Parser) -> None:
+    parser.add_argument("run", nargs="?", metavar="RUN", help="default: the only interrupted run, or this folder's")
+    _spending_flags(parser)
+
+
+def _run(parser: _Parser) -> None:
+    parser.add_argument("run", metavar="RUN", help="the id of the run")
+
+
+def _events(parser: _Parser) -> None:
+    _run(parser)
+    parser.add_argument("--since", type=_whole(0), metavar="N", help="only events after sequence N")
+    parser.add_argument("--follow", action="store_true", help="wait for more until the run ends")
+
+
+def _demo(parser: _Parser, common: _Parser) -> None:
+    _run_flags(parser, workspace="an empty folder, or one with the sample (default: ./mnemosyne-demo or the next free)")
+    verbs = parser.add_subparsers(metavar="serve", title="commands")
+    text = "serve the demo model over HTTP on loopback; the base URL is the first line"
+    serve = _strict(verbs.add_parser("serve", parents=[common], help=text, description=_sentence(text)))
+    serve.add_argument("--port", type=_whole(0, 65535), metavar="N", help="default: any free one")
+    serve.add_argument("--log", type=Path, metavar="FILE", help="append a JSON line per request")
+    serve.set_defaults(handler="mnemosyne.cli.demo:serve", command="mnemosyne demo serve")
+
+
+def _strict(parser: _Parser) -> _Parser:
+    """Set what all our parsers have in common."""
+    # Values that were not given are not set, so that `--store X show` is not undone by the verb's own default.
+    parser.argument_default = argparse.SUPPRESS
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.allow_abbrev = False
+    return parser
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
+    wanted = f"a whole number from {lowest} to {highest}" if highest else f"a whole number of at least {lowest}"
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = lowest - 1
+        if value < lowest or (highest is not None and value > highest):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+
+    return read
+
+
+def _money(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not math.isfinite(value) or value <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount of more than 0 dollars")
+    return value

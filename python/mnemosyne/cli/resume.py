@@ -1,0 +1,119 @@
+"""``mnemosyne resume``: find the run that is meant, refuse what cannot be resumed, go on as it was started."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnemosyne.cli import inputs
+from mnemosyne.cli.drive import Job, drive
+from mnemosyne.cli.runs import find_run, known_runs, run_line
+from mnemosyne.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from mnemosyne.cli.options import Options
+    from mnemosyne.cli.output import Output
+    from mnemosyne.orchestra import Orchestra, Run, RunOverview
+
+__all__ = ["resume"]
+
+_ENDED = ("done", "failed", "cancelled")
+
+
+def resume(options: Options, output: Output) -> int:
+    """Run the verb.
+
+    Raises:
+        InvalidInput: There is no such run (MN-0110), it lives (MN-0112) or has ended (MN-0116), or it is not clear which
+            one is meant (MN-0118).
+    """
+    store = inputs.store_path(options)
+    run, last_sequence = asyncio.run(_choose(store, options, output))
+    _check(run)
+    return drive(_job(store, run, last_sequence, options, output), options, output)
+
+
+async def _choose(store: Path, options: Options, output: Output) -> tuple[RunOverview, int]:
+    runs = await known_runs(store)
+    run = find_run(runs, options.run, store) if options.run else _only_one(runs, store, output)
+    return run, await _last_sequence(store, run.id)
+
+
+def _only_one(runs: list[RunOverview], store: Path, output: Output) -> RunOverview:
+    """The only interrupted run of the store, or else the only one of the current folder."""
+    resumable = [run for run in runs if not run.alive and run.state not in _ENDED]
+    if not resumable:
+        raise InvalidInput(
+            "there is no interrupted run", code="MN-0118", reason=f"in the store {store}", hint="mnemosyne runs"
+        )
+    here = [run for run in resumable if _is_here(run.workspace)]
+    for candidates in (resumable, here):
+        if len(candidates) == 1:
+            return candidates[0]
+    output.text(run_line(run) for run in resumable)
+    raise InvalidInput(
+        f"{len(resumable)} runs are interrupted, and it is not clear which one is meant",
+        code="MN-0118",
+        reason=", ".join(run.id for run in resumable),
+        hint=f"name one: mnemosyne resume {resumable[-1].id}",
+    )
+
+
+def _is_here(workspace: str) -> bool:
+    return Path(workspace).resolve() == Path.cwd().resolve()
+
+
+def _check(run: RunOverview) -> None:
+    """Refuse early what the store would refuse: before a key is looked for or a server asked."""
+    if run.alive:
+        raise InvalidInput(
+            f"the run {run.id} lives",
+            code="MN-0112",
+            reason=f"process {run.pid} works on it",
+            hint=f"watch it: mnemosyne events {run.id} --follow, or stop it: mnemosyne cancel {run.id}",
+        )
+    if run.state in _ENDED:
+        raise InvalidInput(f"the run {run.id} has ended: {run.state}", code="MN-0116", hint=f"mnemosyne show {run.id}")
+
+
+async def _last_sequence(store: Path, run: str) -> int:
+    from mnemosyne.orchestra import read_events
+
+    last = 0
+    async for event in read_events(store, run, since=0, follow=False):
+        last = event.sequence
+    return last
+
+
+def _job(store: Path, run: RunOverview, last_sequence: int, options: Options, output: Output) -> Job:
+    model, base_url = _text(run.options.get("model")), _text(run.options.get("base_url"))
+    agents = run.options.get("agents")
+    sources = [f"{role}={source}" for role, source in agents.items()] if isinstance(agents, dict) else []
+    if sources:
+        inputs.find_modules_from_here()
+    budget = inputs.read_budget(options, model)
+    about = output.about
+    about.model, about.demo, about.workspace = model, bool(run.options.get("demo")), run.workspace
+
+    async def start(orchestra: Orchestra) -> Run:
+        return await orchestra.resume(run.id, budget=budget)
+
+    return Job(
+        store=store,
+        agents=inputs.read_agents(sources),
+        model=model,
+        base_url=base_url,
+        api_key=inputs.read_key(options.api_key_file, base_url, model),
+        max_concurrent=_whole(run.options.get("max_concurrent"), options.max_concurrent),
+        start=start,
+        resumed_after=last_sequence,
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _whole(value: object, otherwise: int) -> int:
+    return value if isinstance(value, int) and value > 0 else otherwise

@@ -1,0 +1,151 @@
+"""``mnemosyne runs``, ``show``, ``events`` and ``cancel``: asking about runs, also those of other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnemosyne.cli.drive import finished_summary
+from mnemosyne.cli.inputs import store_path
+from mnemosyne.cli.style import one_line
+from mnemosyne.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from mnemosyne.cli.options import Options
+    from mnemosyne.cli.output import Output
+    from mnemosyne.orchestra import RunOverview, RunResult
+
+__all__ = ["cancel", "events", "find_run", "known_runs", "run_line", "runs", "show"]
+
+_ENDED = ("done", "failed", "cancelled")
+_CANCEL_SECONDS = 5.0
+"""How long ``cancel`` waits to see the run end; the process that works on it looks for commands every 0.2 s."""
+_LOOK_SECONDS = 0.05
+
+
+def runs(options: Options, output: Output) -> int:
+    """List the runs of the store, oldest first."""
+    store = store_path(options)
+    found = asyncio.run(known_runs(store))
+    if not found:
+        output.text([f"there are no runs in {store}"])
+    for run in found:
+        output.row("run", _form(run), run_line(run))
+    return 0
+
+
+def show(options: Options, output: Output) -> int:
+    """Show one run. That it failed is the answer, not an error: exit code 0."""
+    result = asyncio.run(_result(store_path(options), _named(options)))
+    output.summary(finished_summary(result, options), with_error=True)
+    return 0
+
+
+def events(options: Options, output: Output) -> int:
+    """Show the events of one run, and with ``--follow`` those to come until it ends."""
+    store, run = store_path(options), _named(options)
+    asyncio.run(_found(store, run))
+    try:
+        asyncio.run(_print_events(store, run, options, output))
+        exit_code = 0
+    except KeyboardInterrupt:
+        exit_code = 130
+    if output.as_json:
+        # Watching was interrupted, not the run: the summary says how the run is.
+        output.summary(finished_summary(asyncio.run(_result(store, run)), options))
+    return exit_code
+
+
+def cancel(options: Options, output: Output) -> int:
+    """Cancel a run. Says so only when it has ended; a process that does not react is named."""
+    store, run = store_path(options), _named(options)
+    result = asyncio.run(_cancel(store, run))
+    if output.as_json:
+        output.summary(finished_summary(result, options))
+    elif result.state in _ENDED:
+        output.text([f"{run} is {result.state}"])
+    else:
+        output.text([f"{run} is asked to end; it is {result.state} now", f"mnemosyne show {run}"])
+    return 0
+
+
+async def known_runs(store: Path) -> list[RunOverview]:
+    """Return the runs of a store; none where there is no store, and asking does not make one."""
+    if not store.exists():
+        return []
+    from mnemosyne.orchestra import list_runs
+
+    return await list_runs(store)
+
+
+def find_run(found: Sequence[RunOverview], run: str, store: Path) -> RunOverview:
+    """Return the run of that id.
+
+    Raises:
+        InvalidInput: There is none (MN-0110).
+    """
+    for known in found:
+        if known.id == run:
+            return known
+    raise InvalidInput(
+        f"there is no run {run!r}", code="MN-0110", reason=f"in the store {store}", hint="mnemosyne runs"
+    )
+
+
+def run_line(run: RunOverview) -> str:
+    """Return the line of a run in a list."""
+    state = f"{run.state} (pid {run.pid})" if run.alive and run.pid else run.state
+    created = run.created_at[:16].replace("T", " ")
+    goal = one_line(run.prompt or "from a plan")
+    return f"{run.id:<16}  {state:<12}  {run.phase:<17}  {created}  {run.workspace}  {goal[:60]}".rstrip()
+
+
+async def _found(store: Path, run: str) -> RunOverview:
+    return find_run(await known_runs(store), run, store)
+
+
+async def _result(store: Path, run: str) -> RunResult:
+    await _found(store, run)
+    from mnemosyne.orchestra import show_run
+
+    return await show_run(store, run)
+
+
+async def _print_events(store: Path, run: str, options: Options, output: Output) -> None:
+    from mnemosyne.orchestra import read_events
+
+    async for event in read_events(store, run, since=options.since, follow=options.follow):
+        output.full_event(event)
+        if output.deaf:
+            return
+
+
+async def _cancel(store: Path, run: str) -> RunResult:
+    await _found(store, run)
+    from mnemosyne.orchestra import cancel_run, show_run
+
+    await cancel_run(store, run, "requested")
+    deadline = time.monotonic() + _CANCEL_SECONDS
+    while (result := await show_run(store, run)).state not in _ENDED and time.monotonic() < deadline:
+        await asyncio.sleep(_LOOK_SECONDS)
+    return result
+
+
+def _named(options: Options) -> str:
+    assert options.run is not None  # argparse requires it
+    return options.run
+
+
+def _form(run: RunOverview) -> dict[str, object]:
+    return {
+        "run": run.id,
+        "state": run.state,
+        "pid": run.pid if run.alive else None,
+        "phase": run.phase,
+        "created_at": run.created_at,
+        "workspace": run.workspace,
+        "prompt": run.prompt,
+    }

@@ -1,0 +1,63 @@
+"""How text for people looks: one line, no control characters, a little colour on a terminal and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from typing import TextIO
+
+__all__ = ["Style", "one_line", "tokens_text"]
+
+_PIPED_WIDTH = 160
+_LEAST_WIDTH = 60
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+_COLOURS = {"good": "32", "bad": "31", "warn": "33", "dim": "2", "strong": "1"}
+
+
+class Style:
+    """Colours and the width of one stream.
+
+    Attributes:
+        width: Characters per line; texts are cut to it.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        tty = stream is not None and stream.isatty()
+        self.width = max(shutil.get_terminal_size().columns, _LEAST_WIDTH) if tty else _PIPED_WIDTH
+        self._colours = tty and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+    def paint(self, text: str, colour: str) -> str:
+        """Return ``text`` in a colour: good, bad, warn, dim, strong, or "" for none."""
+        if not self._colours or not colour or not text:
+            return text
+        return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
+
+    def row(self, cells: Sequence[tuple[str, int, str]]) -> str:
+        """Return one line of cells ``(text, width, colour)``, cut to the width of the stream.
+
+        A negative width aligns right. Cut before it is painted, so that no escape sequence is cut in half.
+        """
+        left, line = self.width, ""
+        for text, width, colour in cells:
+            padded = text.rjust(-width) if width < 0 else text.ljust(width)
+            shown = padded if len(padded) <= left else padded[: max(left - 3, 0)] + "..."[: max(left, 0)]
+            line += self.paint(shown, colour)
+            left -= len(shown)
+            if left <= 0:
+                break
+        return line.rstrip()
+
+
+def one_line(text: object) -> str:
+    """Return ``text`` on one line. What models and programs say must not move the cursor or forge lines of ours."""
+    return " ".join(_CONTROL.sub(" ", str(text)).split())
+
+
+def tokens_text(count: int) -> str:
+    """Return ``950 tokens``, ``1.2k tokens`` or ``3.4M tokens``."""
+    if count < 1_000:
+        return f"{count} tokens"
+    return f"{count / 1_000:.1f}k tokens" if count < 999_950 else f"{count / 1_000_000:.1f}M tokens"

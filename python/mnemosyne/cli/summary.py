@@ -1,0 +1,245 @@
+"""The summary of a run: its form in ``--json``, and how it looks to people."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from mnemosyne.cli.style import Style, one_line
+
+__all__ = [
+    "BudgetForm",
+    "ErrorForm",
+    "EvidenceForm",
+    "PhaseForm",
+    "Summary",
+    "TaskForm",
+    "UsageForm",
+    "empty_usage",
+    "error_lines",
+    "summary_lines",
+]
+
+_COLOURS = {
+    "done": "good",
+    "accepted": "good",
+    "failed": "bad",
+    "conflict": "bad",
+    "cancelled": "bad",
+    "interrupted": "warn",
+    "budget": "warn",
+    "skipped": "warn",
+}
+
+
+class PhaseForm(TypedDict):
+    """One phase."""
+
+    name: str
+    state: str
+    seconds: float | None
+    artifact: str | None
+
+
+class EvidenceForm(TypedDict):
+    """One command that we ran ourselves."""
+
+    kind: str
+    command: str | None
+    exit_code: int | None
+    before_exit_code: int | None
+    seconds: float
+
+
+class ReviewForm(TypedDict):
+    """The last judgement."""
+
+    passed: bool
+    confidence: float | None
+    feedback: str
+
+
+class TaskForm(TypedDict):
+    """One task."""
+
+    id: str
+    title: str
+    state: str
+    attempts: int
+    depends_on: list[str]
+    files: list[str]
+    evidence: list[EvidenceForm]
+    review: ReviewForm | None
+
+
+class UsageForm(TypedDict):
+    """What the run used; ``unknown_turns`` were under way when a process died."""
+
+    turns: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    unknown_turns: int
+    cost_usd: float
+
+
+class BudgetForm(TypedDict):
+    """What the run may use; None is no limit."""
+
+    usd: float | None
+    tokens: int | None
+
+
+class ErrorForm(TypedDict):
+    """Why a run is not done."""
+
+    code: str
+    message: str
+    reason: str
+    hint: str
+
+
+class Summary(TypedDict):
+    """The last line of ``--json``, without ``type`` and ``schema``."""
+
+    run: str | None
+    state: str
+    exit_code: int
+    model: str | None
+    demo: bool
+    workspace: str | None
+    phases: list[PhaseForm]
+    tasks: list[TaskForm]
+    usage: UsageForm
+    budget: BudgetForm
+    restarts: int
+    resumes: int
+    seconds: float
+    error: ErrorForm | None
+    resume: str | None
+
+
+def empty_usage() -> UsageForm:
+    """Return the usage of a run that never was."""
+    return {
+        "turns": 0,
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "cache_read_tokens": 0,
+        "cache_write_tokens": 0,
+        "unknown_turns": 0,
+        "cost_usd": 0.0,
+    }
+
+
+def summary_lines(summary: Summary, style: Style, *, priced: bool = True) -> list[str]:
+    """Return the summary for people.
+
+    Args:
+        summary: The summary.
+        style: Of the stream it goes to.
+        priced: Whether the price of the model is known; a cost of 0 would be a lie otherwise.
+    """
+    state = summary["state"]
+    head = f"{summary['run'] or 'no run'}  {summary['seconds']:.1f} s"
+    lines = [style.row([(f"{state}  ", 0, _COLOURS.get(state, "strong")), (head, 0, "strong")])]
+    if summary["phases"]:
+        lines += ["", style.paint("phases", "dim"), *(_phase(phase, style) for phase in summary["phases"])]
+    if summary["tasks"]:
+        lines += ["", style.paint("tasks", "dim")]
+        width = max(len(one_line(task["id"])) for task in summary["tasks"])
+        for task in summary["tasks"]:
+            lines += _task(task, width, style)
+    lines += ["", *_totals(summary, style, priced=priced)]
+    return lines
+
+
+def error_lines(error: ErrorForm) -> list[str]:
+    """Return an error in the form of the command line: what, why, what next."""
+    lines = [f"error[{error['code']}]: {error['message']}"]
+    lines += [f"  why: {error['reason']}"] if error["reason"] else []
+    lines += [f"  hint: {error['hint']}"] if error["hint"] else []
+    return lines
+
+
+def _phase(phase: PhaseForm, style: Style) -> str:
+    seconds = "" if phase["seconds"] is None else f"{phase['seconds']:.1f} s"
+    return style.row(
+        [
+            (f"  {phase['name']}", 22, ""),
+            (phase["state"], 10, _COLOURS.get(phase["state"], "")),
+            (seconds, -9, "dim"),
+            (f"  {one_line(phase['artifact'] or '')}", 0, ""),
+        ]
+    )
+
+
+def _task(task: TaskForm, width: int, style: Style) -> list[str]:
+    attempts = f"{task['attempts']} attempt{'' if task['attempts'] == 1 else 's'}"
+    lines = [
+        style.row(
+            [
+                (f"  {one_line(task['id'])}", width + 4, "strong"),
+                (task["state"], 11, _COLOURS.get(task["state"], "")),
+                (attempts, 12, ""),
+                (one_line(task["title"]), 0, ""),
+            ]
+        )
+    ]
+    indent = " " * (width + 4)
+    lines += [style.row([(f"{indent}{one_line(path)}", 0, "")]) for path in task["files"]]
+    # The joined gate repeats the commands of other tasks: shown only where it says something new, that is red.
+    lines += [_evidence(seen, indent, style) for seen in task["evidence"] if _is_telling(seen)]
+    return lines
+
+
+def _is_telling(seen: EvidenceForm) -> bool:
+    return bool(seen["command"]) and (seen["kind"] == "acceptance" or seen["exit_code"] != 0)
+
+
+def _evidence(seen: EvidenceForm, indent: str, style: Style) -> str:
+    before = "" if seen["before_exit_code"] is None else f"{_light(seen['before_exit_code'])} -> "
+    after = _light(seen["exit_code"])
+    colour = "good" if after == "green" else "bad"
+    return style.row([(indent, 0, ""), (f"{before}{after}", 16, colour), (one_line(seen["command"]), 0, "dim")])
+
+
+def _light(exit_code: int | None) -> str:
+    """What an exit code means: green, red, or cut off (it did not end by itself)."""
+    return "cut off" if exit_code is None else "green" if exit_code == 0 else "red"
+
+
+def _totals(summary: Summary, style: Style, *, priced: bool) -> list[str]:
+    usage = summary["usage"]
+    read, written = usage["input_tokens"] + usage["cache_write_tokens"], usage["output_tokens"]
+    turns = f"{usage['turns']} turn{'' if usage['turns'] == 1 else 's'}"
+    if usage["unknown_turns"]:
+        turns += f", {usage['unknown_turns']} cut off and charged in full"
+    rows = [("tokens", f"{read:,} in, {usage['cache_read_tokens']:,} from cache, {written:,} out ({turns})")]
+    rows.append(("cost", _cost(summary, priced=priced)))
+    if summary["budget"]["usd"] is not None or summary["budget"]["tokens"] is not None:
+        rows.append(("budget", _budget(summary["budget"])))
+    if summary["restarts"] or summary["resumes"]:
+        rows.append(("restarts", f"{summary['restarts']} of agents, resumed {summary['resumes']} times"))
+    rows.append(("model", summary["model"] or "the default of each role"))
+    if summary["workspace"]:
+        rows.append(("files", summary["workspace"]))
+    lines = [style.row([(name, 10, "dim"), (one_line(text), 0, "")]) for name, text in rows]
+    if summary["resume"]:
+        lines.append(f"{style.paint('resume'.ljust(10), 'dim')}{summary['resume']}")  # never cut: it is to be copied
+    return lines
+
+
+def _cost(summary: Summary, *, priced: bool) -> str:
+    if summary["demo"]:
+        return "0.00 (demo model)"
+    if not priced:
+        return "unknown (no price is known for this model)"
+    cost = summary["usage"]["cost_usd"]
+    return f"{cost:.2f} USD" if cost >= 1 or cost == 0 else f"{cost:.4f} USD"
+
+
+def _budget(budget: BudgetForm) -> str:
+    limits = [] if budget["usd"] is None else [f"{budget['usd']:.2f} USD"]
+    limits += [] if budget["tokens"] is None else [f"{budget['tokens']:,} tokens"]
+    return ", ".join(limits)

@@ -1,0 +1,35 @@
+"""Start the demo server as a child of the guard, so that it ends with the run, however the run ends (KILL-2)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mnemosyne.guard import Guard
+
+__all__ = ["start_server"]
+
+_PACKAGES = Path(__file__).resolve().parents[2]
+
+
+async def start_server(guard: Guard, *, log: Path | None = None) -> str:
+    """Start the server in a process of its own and wait until it listens.
+
+    Args:
+        guard: Owns the process, and ends it.
+        log: Gets a JSON line per request.
+
+    Returns:
+        Its base URL, ``http://127.0.0.1:PORT``.
+
+    Raises:
+        EnvironmentProblem: It did not come up.
+    """
+    # -P: a module in the current folder must not shadow ours. -S: only the standard library is used, so start faster.
+    arguments = [guard.interpreter, "-P", "-S", "-m", "mnemosyne.demo.server", "--port", "0"]
+    if log is not None:
+        arguments += ["--log", str(log.absolute())]
+    environment = guard.environment() | {"PYTHONPATH": str(_PACKAGES)}
+    spawned = await guard.spawn(arguments, cwd=Path("/"), env=environment)
+    return spawned.first_line

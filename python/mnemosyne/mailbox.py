@@ -1,0 +1,124 @@
+"""The Python end of a port: answers from Rust become results of futures on one asyncio loop.
+
+Rust pushes into a queue and writes one byte to a socket; it never takes the GIL for it. The loop reads the socket with
+``add_reader`` and takes what has come. A cancelled await drops the Rust future behind it (KILL-1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
+
+from mnemosyne.errors import AgentError, MnemosyneError, from_wire
+
+if TYPE_CHECKING:
+    from mnemosyne._core import Port
+
+__all__ = ["Mailbox", "keep_exception", "mailbox"]
+
+DRAIN_LIMIT = 256  # messages a tick, so that timers and sockets of the loop get their turn
+_KEPT_EXCEPTIONS = 1024  # the newest; one that nobody asks for must not live for ever
+
+_tickets = itertools.count(1)
+_exceptions: OrderedDict[int, BaseException] = OrderedDict()
+
+
+class _Ask(Protocol):
+    def __call__(self, port: Port, ticket: int, /) -> None: ...
+
+
+def keep_exception(error: BaseException) -> int:
+    """Keep an exception until the caller of the work asks for it; return the token that Rust carries instead of it."""
+    token = next(_tickets)
+    _exceptions[token] = error
+    while len(_exceptions) > _KEPT_EXCEPTIONS:
+        _exceptions.popitem(last=False)
+    return token
+
+
+class Mailbox:
+    """The port of one loop, and the calls that wait for an answer on it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, port: Port, other: Callable[[str, int, object], None]) -> None:
+        self._loop = loop
+        self._port = port
+        self._waiting: dict[int, asyncio.Future[object]] = {}
+        self._other = other
+        loop.add_reader(port.fileno(), self._read)
+
+    async def call(self, ask: _Ask) -> object:
+        """Ask, and return the answer.
+
+        Raises:
+            MnemosyneError: The refusal, as its own class; an agent's exception is its ``__cause__``.
+        """
+        ticket = next(_tickets)
+        future: asyncio.Future[object] = self._loop.create_future()
+        self._waiting[ticket] = future
+        try:
+            ask(self._port, ticket)
+            return await future
+        except asyncio.CancelledError:
+            self._port.cancel(ticket)
+            raise
+        finally:
+            self._waiting.pop(ticket, None)
+
+    def close(self) -> None:
+        """Deliver nothing any more."""
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._port.fileno())
+        self._port.close()
+
+    def _read(self) -> None:
+        for kind, ticket, payload in self._port.drain(DRAIN_LIMIT):
+            if kind == "value":
+                self._answer(ticket, payload, None)
+            elif kind == "error":
+                self._answer(ticket, None, _exception(payload))
+            else:
+                self._other(kind, ticket, payload)
+
+    def _answer(self, ticket: int, value: object, error: MnemosyneError | None) -> None:
+        future = self._waiting.pop(ticket, None)
+        if future is None or future.done():
+            return  # its await was cancelled meanwhile
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+
+
+def _exception(payload: object) -> MnemosyneError:
+    if not isinstance(payload, dict):
+        return MnemosyneError(f"an answer cannot be read: {payload!r}")
+    error = from_wire(payload)
+    token = payload.get("token")
+    original = _exceptions.pop(token, None) if isinstance(token, int) else None
+    if original is not None:
+        error.__cause__ = original
+    elif isinstance(error, AgentError) and payload.get("traceback"):
+        error.add_note(str(payload["traceback"]))
+    return error
+
+
+_mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = WeakKeyDictionary()
+
+
+def mailbox() -> Mailbox:
+    """Return the mailbox of the running loop; each loop of a user has one, made at its first call."""
+    from mnemosyne import _core
+
+    loop = asyncio.get_running_loop()
+    found = _mailboxes.get(loop)
+    if found is None:
+        found = _mailboxes[loop] = Mailbox(loop, _core.Port(), _unexpected)
+    return found
+
+
+def _unexpected(kind: str, ticket: int, payload: object) -> None:
+    raise MnemosyneError(f"a message of kind {kind!r} came to a loop that has no agents")

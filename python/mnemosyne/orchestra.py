@@ -1,0 +1,623 @@
+"""``Orchestra``: a store, a tree of agents over it, and runs. The Python face of what Rust keeps alive.
+
+Everything that must survive is in the store before it is acknowledged (DUR-1); this module holds no state that a
+``kill -9`` could take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, cast
+
+from pydantic import JsonValue, SecretStr
+
+from mnemosyne.bridge import EVENTS_AT_A_TIME, AgentSpec, ClaudeAgentBridge, as_spec
+from mnemosyne.config.secrets import resolve_api_key
+from mnemosyne.config.settings import default_store, state_directory
+from mnemosyne.errors import (
+    AgentError,
+    BridgeClosed,
+    EnvironmentProblem,
+    InvalidInput,
+    MnemosyneError,
+    RunFailed,
+)
+from mnemosyne.mailbox import mailbox
+from mnemosyne.models import AgentRole, Budget, Event, Plan, SystemHealth, WorkItem, WorkResult
+
+if TYPE_CHECKING:
+    from mnemosyne._core import Handle
+    from mnemosyne.guard import Spawned
+
+__all__ = [
+    "Orchestra",
+    "Run",
+    "RunOverview",
+    "RunResult",
+    "Work",
+    "cancel_run",
+    "list_runs",
+    "read_events",
+    "show_run",
+]
+
+Json = dict[str, JsonValue]
+
+GUARD_PATIENCE = 15.0
+"""Seconds that a resume waits for the last child of the process before."""
+_DRAIN_SECONDS = 10.0  # what an orchestra that is left gives running items
+_ENDED = frozenset({"done", "failed", "cancelled", "interrupted", "budget"})
+_END_KINDS = frozenset({"run_completed", "run_failed", "run_cancelled", "run_interrupted", "budget_exceeded"})
+_EXIT_CODES = {"done": 0, "failed": 1, "cancelled": 1, "budget": 4}
+_ENVIRONMENT, _SIGNAL = 3, 130
+
+
+class Orchestra:
+    """A store with a tree of agents over it; an async context manager: start, then drain.
+
+    Args:
+        store: The store's file; None is the default one.
+        agents: Specifications by role; a role without one gets its own agent.
+        model: Model id for all roles; None is each role's default, ``"demo"`` the offline demo model.
+        base_url: A server that speaks the Messages API; None is Anthropic's.
+        api_key: The key; None is looked for in the environment.
+        max_concurrent: Agents of each role that works on tasks.
+
+    Raises:
+        MissingCredential: On entering: no key was found and one is needed (MN-0201).
+        StoreUnavailable: On entering: the store cannot be opened.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Path | None = None,
+        agents: Mapping[AgentRole, AgentSpec] | None = None,
+        model: str | None = None,
+        base_url: str | None = None,
+        api_key: SecretStr | None = None,
+        max_concurrent: int = 4,
+    ) -> None:
+        if max_concurrent < 1:
+            raise InvalidInput("max_concurrent is at least 1", code="MN-0115")
+        self._store = (store or default_store()).expanduser().absolute()
+        self._specs = {AgentRole(role): spec for role, spec in (agents or {}).items()}
+        self._model, self._base_url, self._key = model, base_url, api_key
+        self._max_concurrent = max_concurrent
+        self._handle: Handle | None = None
+        self._server: Spawned | None = None
+        self._runs: list[str] = []
+
+    async def __aenter__(self) -> Self:
+        from mnemosyne import _core
+
+        key = self._key or resolve_api_key(None, self._base_url, self._model)
+        store = await _open(self._store)
+        directory = state_directory(self._store)
+        base_url = self._base_url
+        if self._model == "demo" and base_url is None:
+            base_url = await self._start_demo(directory, store.boot())
+        roles: list[JsonValue] = [self._role(role, base_url, key) for role in AgentRole]
+        config: Json = {"store": str(self._store), "roles": roles, "claims": True}
+        opened = await mailbox().call(lambda port, ticket: _core.tree(port, ticket, config, store))
+        self._handle = cast("Handle", opened)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._handle is None:
+            return
+        await self.drain(0.0 if kind is not None else _DRAIN_SECONDS)
+        await self._ask_tree({"op": "shutdown"})
+        self._handle = None
+        if self._server is not None:
+            await self._server.stop()
+
+    async def _start_demo(self, directory: Path, boot: str) -> str:
+        from mnemosyne import guard
+        from mnemosyne.demo.launch import start_server
+        from mnemosyne.loop import guard_lock
+
+        guard.configure(lock=guard_lock(directory, boot))
+        base_url, self._server = await start_server(guard.shared())
+        return base_url
+
+    def _role(self, role: AgentRole, base_url: str | None, key: SecretStr | None) -> Json:
+        from mnemosyne import loop
+
+        spec = as_spec(role, self._specs.get(role))
+        shared: Json = {"model": self._model, "base_url": base_url}
+        if key is not None:
+            shared["api_key"] = loop.hide(key.get_secret_value())
+        wire = spec.to_wire()
+        wire["config"] = {**shared, **cast(Json, wire["config"])}
+        default = 1 if role is AgentRole.ORCHESTRATOR else self._max_concurrent
+        return {"role": role.value, "instances": spec.instances or default, "spec": wire}
+
+    async def submit(
+        self,
+        prompt: str | Plan,
+        *,
+        workspace: Path,
+        budget: Budget | None = None,
+        idempotency_key: str | None = None,
+    ) -> Run:
+        """Store a run and return after the commit (DUR-1).
+
+        Args:
+            prompt: A sentence, or a plan, with which the first three phases are skipped.
+            workspace: The user's folder.
+            budget: What it may spend.
+            idempotency_key: The same key again gives the same run.
+
+        Raises:
+            InvalidInput: An empty prompt, a plan or a workspace that cannot be used; nothing is stored.
+        """
+        from mnemosyne.workspace import check_workspace
+
+        if isinstance(prompt, str) and not prompt.strip():
+            raise InvalidInput("the prompt is empty", code="MN-0101", hint='mnemosyne orchestrate "what to build"')
+        folder = workspace.expanduser().absolute()
+        await asyncio.to_thread(check_workspace, folder)
+        run: Json = {
+            "id": f"r-{secrets.token_hex(4)}",
+            "prompt": prompt if isinstance(prompt, str) else None,
+            "spec": None,
+            "plan": prompt.model_dump(mode="json") if isinstance(prompt, Plan) else None,
+            "workspace": str(folder.resolve()),
+            "options": self._options(),
+            "budget": (budget or Budget()).model_dump(mode="json"),
+            "state": "running",
+            "phase": "prompt_to_spec",
+            "boot": None,
+            "resumes": 0,
+            "error": None,
+            "created_at": int(datetime.now(UTC).timestamp() * 1000),
+            "ended_at": None,
+        }
+        stored = await self._ask_store({"op": "submit_run", "run": run, "idempotency_key": idempotency_key})
+        return self._run(str(stored))
+
+    async def submit_work(self, item: WorkItem, *, idempotency_key: str | None = None) -> Work:
+        """Store one durable item for a role and return after the commit (DUR-1).
+
+        Raises:
+            InvalidInput: The item cannot be stored.
+        """
+        request: Json = {
+            "op": "submit_item",
+            "item": item.model_dump(mode="json"),
+            "idempotency_key": idempotency_key,
+        }
+        return Work(self._open_handle(), str(await self._ask_store(request)))
+
+    async def resume(self, run_id: str, *, budget: Budget | None = None) -> Run:
+        """Continue a run that another process left; waits until that process's last child is gone.
+
+        Raises:
+            InvalidInput: There is no such run, it has ended, or its process lives.
+        """
+        from mnemosyne.guard import wait_until_gone
+        from mnemosyne.loop import guard_lock
+
+        owner = cast(Json, (await self._snapshot(run_id))["owner"])
+        if owner["boot"] and not owner["alive"]:
+            lock = guard_lock(state_directory(self._store), str(owner["boot"]))
+            if not await wait_until_gone(lock, GUARD_PATIENCE):
+                raise EnvironmentProblem(
+                    f"a command of run {run_id} is still running",
+                    code="MN-0208",
+                    reason=f"the process before ended, but not all that it had started ({lock} is held)",
+                    hint="wait for it to end, or end it, and resume again",
+                )
+        wire = budget.model_dump(mode="json") if budget is not None else None
+        await self._ask_store({"op": "adopt_run", "run": run_id, "budget": wire})
+        return self._run(run_id)
+
+    async def add_agent(self, role: AgentRole, spec: AgentSpec) -> ClaudeAgentBridge:
+        """Add an agent to a role of the running tree."""
+        return await ClaudeAgentBridge._add(self._open_handle(), AgentRole(role), spec, None, owns_tree=False)
+
+    async def events(self, *, since: int = 0) -> AsyncIterator[Event]:
+        """Yield every event of the store after ``since``, then live; ends with the orchestra."""
+        while self._handle is not None:
+            for event in await _events(self._handle, None, since, wait=True):
+                since = event.sequence
+                yield event
+
+    def agents(self) -> list[ClaudeAgentBridge]:
+        """Return a handle for every agent."""
+        handle = self._open_handle()
+        health = self.health()
+        roles = {agent.agent_id: role for role, found in health.roles.items() for agent in found.agents}
+        return [ClaudeAgentBridge(handle, name, roles[name]) for name in handle.agents() if name in roles]
+
+    def health(self) -> SystemHealth:
+        """Return a snapshot of the whole tree; never blocks."""
+        return SystemHealth.model_validate(self._open_handle().health())
+
+    async def drain(self, timeout: float = _DRAIN_SECONDS) -> bool:
+        """Stop claiming, let running items finish, cancel what is left; runs under way become interrupted.
+
+        Returns:
+            Whether everything that ran finished by itself.
+        """
+        finished = bool(await self._ask_tree({"op": "drain", "seconds": timeout}))
+        for run in self._runs:
+            await _stop(self._open_handle(), run, None)
+        return finished
+
+    def _options(self) -> Json:
+        agents: Json = {role.value: spec.source for role, spec in self._specs.items() if isinstance(spec.source, str)}
+        return {
+            "model": self._model,
+            "base_url": self._base_url,
+            "max_concurrent": self._max_concurrent,
+            "demo": self._model == "demo",
+            "agents": agents,
+        }
+
+    def _run(self, run_id: str) -> Run:
+        self._runs.append(run_id)
+        return Run(self._open_handle(), run_id)
+
+    def _open_handle(self) -> Handle:
+        if self._handle is None:
+            raise BridgeClosed("the orchestra is not open", hint="use it as `async with Orchestra(...) as orchestra:`")
+        return self._handle
+
+    async def _snapshot(self, run_id: str) -> Json:
+        return await _snapshot(self._open_handle(), run_id)
+
+    async def _ask_store(self, request: Json) -> object:
+        return await _ask(self._open_handle(), request)
+
+    async def _ask_tree(self, request: Json) -> object:
+        handle = self._open_handle()
+        return await mailbox().call(lambda port, ticket: handle.tree(port, ticket, request))
+
+
+class Work:
+    """One durable item that a user submitted."""
+
+    def __init__(self, handle: Handle, item_id: str) -> None:
+        self._handle = handle
+        self.id = item_id
+
+    async def result(self) -> WorkResult:
+        """Wait for its end. A result that says ``success: false`` is a value, not an exception.
+
+        Raises:
+            AgentError: It ended without a result: cancelled, dead, or never possible.
+        """
+        snapshot = cast(Json, await _ask(self._handle, {"op": "wait_item", "item": self.id}))
+        if snapshot["result"] is not None:
+            return WorkResult.model_validate(snapshot["result"])
+        state = cast(Json, snapshot["item"])["state"]
+        problem = cast(Json, snapshot["problem"] or {})
+        raise AgentError(
+            f"item {self.id} is {state}",
+            code=str(problem["code"]) if problem else None,
+            reason=": ".join(str(problem[key]) for key in ("message", "reason") if problem.get(key)),
+        )
+
+    async def cancel(self, reason: str = "requested") -> None:
+        """Cancel it; a claim under way is fenced."""
+        await _ask(self._handle, {"op": "cancel_item", "item": self.id, "reason": reason})
+
+
+class Run:
+    """One run of this orchestra."""
+
+    def __init__(self, handle: Handle, run_id: str) -> None:
+        self._handle = handle
+        self.id = run_id
+
+    async def events(self, *, since: int = 0) -> AsyncIterator[Event]:
+        """Yield its events after ``since``: replay, then live; ends with the run."""
+        async for event in _follow(self._handle, self.id, since):
+            yield event
+
+    async def result(self) -> RunResult:
+        """Wait until nothing more happens without a person; a failed run is a value."""
+        since = 0
+        while True:
+            snapshot = await _snapshot(self._handle, self.id)
+            result = _result(snapshot)
+            if result.state in _ENDED:
+                return result
+            since = cast(int, cast(Json, snapshot["snapshot"])["last_sequence"])
+            await _events(self._handle, self.id, since, wait=True)
+
+    async def cancel(self, reason: str = "requested") -> None:
+        """Cancel it, and what is in flight."""
+        request: Json = {"op": "cancel_run", "run": self.id, "reason": reason}
+        await mailbox().call(lambda port, ticket: self._handle.tree(port, ticket, request))
+
+    async def interrupt(self, problem: MnemosyneError | None = None) -> None:
+        """Stop it so that it can be resumed; a run that has ended is left alone."""
+        await _stop(self._handle, self.id, problem)
+
+
+@dataclass
+class RunResult:
+    """How a run stands.
+
+    Attributes:
+        id: The run.
+        state: As in the summary: done, failed, cancelled, interrupted, budget; running while it lives.
+        exit_code: What the command line exits with.
+        error: ``{code, message, reason, hint}`` or None.
+        phases: ``{name, state, seconds, artifact}`` each.
+        tasks: ``{id, title, state, attempts, depends_on, files, evidence, review}`` each.
+        usage: Tokens and money.
+        seconds: From submission to its end, or to now.
+    """
+
+    id: str
+    state: str
+    exit_code: int
+    error: Json | None
+    phases: list[Json]
+    tasks: list[Json]
+    usage: Json
+    budget: Json
+    restarts: int
+    resumes: int
+    seconds: float
+    model: str | None
+    demo: bool
+    workspace: str
+
+    @property
+    def artifacts(self) -> list[str]:
+        """The accepted files, relative to the workspace."""
+        return sorted({str(path) for task in self.tasks for path in cast(list[str], task["files"])})
+
+    def summary(self) -> Json:
+        """Return the summary line of ``--json``."""
+        resumable = self.state in ("interrupted", "budget")
+        return {
+            "type": "summary",
+            "schema": 1,
+            "run": self.id,
+            "state": self.state,
+            "exit_code": self.exit_code,
+            "model": self.model,
+            "demo": self.demo,
+            "workspace": self.workspace,
+            "phases": list(self.phases),
+            "tasks": list(self.tasks),
+            "usage": self.usage,
+            "budget": self.budget,
+            "restarts": self.restarts,
+            "resumes": self.resumes,
+            "seconds": self.seconds,
+            "error": self.error,
+            "resume": f"mnemosyne resume {self.id}" if resumable else None,
+        }
+
+    def raise_for_state(self) -> None:
+        """Raise unless the run is done.
+
+        Raises:
+            RunFailed: With the run's own code, reason and hint.
+        """
+        if self.state != "done":
+            error = self.error or {}
+            raise RunFailed(
+                f"run {self.id} is {self.state}",
+                code=str(error.get("code") or RunFailed.default_code),
+                reason=": ".join(str(error[key]) for key in ("message", "reason") if error.get(key)),
+                hint=str(error.get("hint") or f"mnemosyne show {self.id}"),
+            )
+
+
+@dataclass
+class RunOverview:
+    """One line of ``mnemosyne runs``.
+
+    Attributes:
+        state: As people see it: running only while its process lives, else interrupted (TRUTH-2).
+        alive: Whether its process lives.
+        pid: Of that process.
+        options: What it was started with; never a key.
+    """
+
+    id: str
+    state: str
+    alive: bool
+    pid: int | None
+    prompt: str | None
+    workspace: str
+    phase: str
+    created_at: str
+    options: Json
+    budget: Json
+
+
+async def list_runs(store: Path) -> list[RunOverview]:
+    """Return all runs of a store, oldest first."""
+    rows = cast(list[Json], await _ask(await _open(store), {"op": "runs"}))
+    return [_overview(cast(Json, row["run"]), cast(Json, row["owner"])) for row in rows]
+
+
+async def show_run(store: Path, run_id: str) -> RunResult:
+    """Return how a run stands.
+
+    Raises:
+        InvalidInput: There is no such run (MN-0110).
+    """
+    return _result(await _snapshot(await _open(store), run_id))
+
+
+async def cancel_run(store: Path, run_id: str, reason: str) -> None:
+    """Cancel a run from outside: its own process is told if it lives, else the store is changed here.
+
+    Raises:
+        InvalidInput: There is no such run (MN-0110).
+    """
+    handle = await _open(store)
+    owner = cast(Json, (await _snapshot(handle, run_id))["owner"])
+    if owner["alive"]:
+        command: Json = {"run": run_id, "kind": "cancel", "reason": reason}
+        await _ask(handle, {"op": "post_command", "command": command})
+        return
+    await _ask(handle, {"op": "cancel_run", "run": run_id, "reason": reason})
+
+
+async def read_events(store: Path, run_id: str, *, since: int, follow: bool) -> AsyncIterator[Event]:
+    """Yield a run's events after ``since``; with ``follow`` until the run ends.
+
+    Raises:
+        InvalidInput: There is no such run (MN-0110).
+    """
+    handle = await _open(store)
+    await _snapshot(handle, run_id)
+    if follow:
+        async for event in _follow(handle, run_id, since):
+            yield event
+        return
+    while batch := await _events(handle, run_id, since, wait=False):
+        for event in batch:
+            yield event
+        since = batch[-1].sequence
+
+
+async def _open(path: Path) -> Handle:
+    from mnemosyne import _core
+
+    store = path.expanduser().absolute()
+    return cast("Handle", await mailbox().call(lambda port, ticket: _core.store(port, ticket, store)))
+
+
+async def _ask(handle: Handle, request: Json) -> object:
+    return await mailbox().call(lambda port, ticket: handle.store(port, ticket, request))
+
+
+async def _snapshot(handle: Handle, run_id: str) -> Json:
+    return cast(Json, await _ask(handle, {"op": "run", "run": run_id}))
+
+
+async def _events(handle: Handle, run_id: str | None, since: int, *, wait: bool) -> list[Event]:
+    request: Json = {
+        "op": "events",
+        "since": since,
+        "run": run_id,
+        "agent": None,
+        "limit": EVENTS_AT_A_TIME,
+        "wait": wait,
+    }
+    return [Event.model_validate(entry) for entry in cast(list[object], await _ask(handle, request))]
+
+
+async def _follow(handle: Handle, run_id: str, since: int) -> AsyncIterator[Event]:
+    while True:
+        batch = await _events(handle, run_id, since, wait=True)
+        for event in batch:
+            yield event
+        since = batch[-1].sequence
+        if not any(event.kind in _END_KINDS and event.run == run_id for event in batch):
+            continue
+        # An end that a resume followed is history; only the last one ends the stream.
+        if _result(await _snapshot(handle, run_id)).state in _ENDED:
+            for event in await _events(handle, run_id, since, wait=False):
+                yield event
+            return
+
+
+async def _stop(handle: Handle, run_id: str, problem: MnemosyneError | None) -> None:
+    said = problem or EnvironmentProblem("the run was interrupted", code="MN-0702", hint=f"mnemosyne resume {run_id}")
+    kind = "environment" if isinstance(said, EnvironmentProblem) else "closed"
+    wire: Json = {"kind": kind, **said.to_dict()}
+    await _ask(handle, {"op": "stop_run", "run": run_id, "state": "interrupted", "problem": wire})
+
+
+def _overview(run: Json, owner: Json) -> RunOverview:
+    created = datetime.fromtimestamp(cast(int, run["created_at"]) / 1000, UTC)
+    return RunOverview(
+        id=str(run["id"]),
+        state=_visible_state(run, owner),
+        alive=bool(owner["alive"]) and run["state"] not in _ENDED,
+        pid=cast(int | None, owner["pid"]),
+        prompt=cast(str | None, run["prompt"]),
+        workspace=str(run["workspace"]),
+        phase=str(run["phase"]),
+        created_at=created.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        options=cast(Json, run["options"]),
+        budget=cast(Json, run["budget"]),
+    )
+
+
+def _visible_state(run: Json, owner: Json) -> str:
+    state = str(run["state"])
+    return "interrupted" if state not in _ENDED and not owner["alive"] else state
+
+
+def _result(found: Json) -> RunResult:
+    snapshot, owner = cast(Json, found["snapshot"]), cast(Json, found["owner"])
+    run = cast(Json, snapshot["run"])
+    options = cast(Json, run["options"])
+    state = _visible_state(run, owner)
+    error = cast(Json | None, run["error"])
+    usage = cast(Json, snapshot["usage"])
+    ended = run["ended_at"] or int(datetime.now(UTC).timestamp() * 1000)
+    return RunResult(
+        id=str(run["id"]),
+        state=state,
+        exit_code=_exit_code(state, error),
+        error=error,
+        phases=[_phase(cast(Json, phase)) for phase in cast(list[Json], snapshot["phases"])],
+        tasks=[_task(cast(Json, task)) for task in cast(list[Json], snapshot["tasks"])],
+        usage={**usage, "unknown_turns": snapshot["unknown_turns"]},
+        budget=cast(Json, run["budget"]),
+        restarts=cast(int, snapshot["restarts"]),
+        resumes=cast(int, run["resumes"]),
+        seconds=round((cast(int, ended) - cast(int, run["created_at"])) / 1000, 3),
+        model=cast(str | None, options["model"]),
+        demo=bool(options["demo"]),
+        workspace=str(run["workspace"]),
+    )
+
+
+def _exit_code(state: str, error: Json | None) -> int:
+    if state == "interrupted":
+        return _ENVIRONMENT if error and str(error["code"]).startswith("MN-02") else _SIGNAL
+    return _EXIT_CODES.get(state, 0)
+
+
+def _phase(phase: Json) -> Json:
+    started, ended = phase["started_at"], phase["ended_at"]
+    seconds = None
+    if isinstance(started, int) and isinstance(ended, int):
+        seconds = round((ended - started) / 1000, 3)
+    return {"name": phase["name"], "state": phase["state"], "seconds": seconds, "artifact": phase["artifact"]}
+
+
+_EVIDENCE_KEYS = ("kind", "command", "exit_code", "before_exit_code", "seconds")
+
+
+def _task(task: Json) -> Json:
+    spec, review = cast(Json, task["spec"]), cast(Json | None, task["review"])
+    evidence = [{key: entry.get(key) for key in _EVIDENCE_KEYS} for entry in cast(list[Json], task["evidence"])]
+    shown: Json | None = None
+    if review is not None:
+        shown = {key: review.get(key) for key in ("passed", "confidence", "feedback")}
+    return {
+        "id": spec["id"],
+        "title": spec["title"],
+        "state": task["state"],
+        "attempts": task["attempt"],
+        "depends_on": spec["depends_on"],
+        "files": task["files"],
+        "evidence": cast(JsonValue, evidence),
+        "review": shown,
+    }
+

@@ -1,0 +1,154 @@
+//! What `mnemosyne._core` offers to Python: a mailbox, the calls that open a store or a tree, and their handles.
+
+use crate::convert::{from_python, to_python};
+use crate::loop_thread::{AgentLoop, stop_at_exit};
+use crate::port::{Port, Reply};
+use crate::request::{OpenTree, OpenedTree, open_store, serve_store, serve_tree};
+use mnemosyne_core::{Problem, ProblemKind, error::codes};
+use mnemosyne_store::Store;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use tokio::runtime::Runtime;
+
+/// Two workers: spikes showed that more fight with the store's writer thread and the loop for two cores.
+const WORKERS: usize = 2;
+
+/// The runtime of a process that Python started. Never dropped: dropping it would join threads while attached.
+fn runtime() -> PyResult<&'static Runtime> {
+    static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
+    let built = RUNTIME.get_or_init(|| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let built = builder.worker_threads(WORKERS).thread_name("mnemosyne").enable_all().build();
+        built.map_err(|error| error.to_string())
+    });
+    built.as_ref().map_err(|error| PyRuntimeError::new_err(format!("the Rust runtime did not start: {error}")))
+}
+
+/// Something on the Rust side that Python holds; dropped with its last reference.
+#[pyclass(frozen, module = "mnemosyne._core")]
+pub(crate) struct Handle {
+    store: Arc<dyn Store>,
+    tree: Option<OpenedTree>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Handle").field("boot", &self.store.boot()).field("tree", &self.tree.is_some()).finish()
+    }
+}
+
+#[pymethods]
+impl Handle {
+    /// Asks the store; answered on `port` under `ticket`.
+    fn store(&self, port: &Port, ticket: u64, request: &Bound<'_, PyAny>) -> PyResult<()> {
+        let request = from_python(request)?;
+        let store = Arc::clone(&self.store);
+        port.mailbox.answer(runtime()?.handle(), ticket, serve_store(store, request));
+        Ok(())
+    }
+
+    /// Asks the tree; answered on `port` under `ticket`.
+    fn tree(&self, port: &Port, ticket: u64, request: &Bound<'_, PyAny>) -> PyResult<()> {
+        let request = from_python(request)?;
+        let Some(opened) = &self.tree else {
+            return Err(PyRuntimeError::new_err("this handle has no tree"));
+        };
+        port.mailbox.answer(runtime()?.handle(), ticket, serve_tree(opened.tree.clone(), request));
+        Ok(())
+    }
+
+    /// The boot of this process in the store.
+    fn boot(&self) -> String {
+        self.store.boot().to_owned()
+    }
+
+    /// The tree's health, as `SystemHealth`; never blocks.
+    fn health<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let health = self.tree.as_ref().map(|opened| opened.tree.health());
+        let value = serde_json::to_value(health).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+        to_python(py, &value)
+    }
+
+    /// The agents' ids.
+    fn agents(&self) -> Vec<String> {
+        let agents = self.tree.as_ref().map(|opened| opened.tree.agents()).unwrap_or_default();
+        agents.iter().map(|agent| agent.agent_id().to_owned()).collect()
+    }
+
+    /// One agent's health, as `AgentHealth`, or None; never blocks.
+    fn agent_health<'py>(&self, py: Python<'py>, agent: &str) -> PyResult<Bound<'py, PyAny>> {
+        let health = self.tree.as_ref().and_then(|opened| opened.tree.agent(agent)).map(|handle| handle.health());
+        let value = serde_json::to_value(health).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+        to_python(py, &value)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let (Some(opened), Ok(runtime)) = (self.tree.take(), runtime()) {
+            // Actors end on their own runtime; this may be the garbage collector of any Python thread.
+            runtime.spawn(async move {
+                opened.tree.shutdown().await;
+                drop(opened);
+            });
+        }
+    }
+}
+
+/// Opens a store to read, cancel and ask; answered with a `Handle`.
+#[pyfunction]
+fn store(port: &Port, ticket: u64, path: PathBuf) -> PyResult<()> {
+    port.mailbox.answer(runtime()?.handle(), ticket, async move {
+        match open_store(path).await {
+            Ok(store) => Reply::Handle(Handle { store, tree: None }),
+            Err(problem) => problem.into(),
+        }
+    });
+    Ok(())
+}
+
+/// Opens a tree of agents over the store of a handle, or in memory; answered with a `Handle`.
+#[pyfunction]
+#[pyo3(signature = (port, ticket, config, store))]
+fn tree(port: &Port, ticket: u64, config: &Bound<'_, PyAny>, store: Option<&Handle>) -> PyResult<()> {
+    let store = store.map(|handle| Arc::clone(&handle.store));
+    let config = serde_json::from_value::<OpenTree>(from_python(config)?);
+    port.mailbox.answer(runtime()?.handle(), ticket, async move {
+        let config = match config {
+            Ok(config) => config,
+            Err(error) => {
+                return Problem::new(ProblemKind::InvalidInput, codes::AGENT_SPEC, "the tree cannot be read")
+                    .because(error.to_string())
+                    .into();
+            }
+        };
+        match config.open(store).await {
+            Ok(opened) => Reply::Handle(Handle { store: Arc::clone(&opened.store), tree: Some(opened) }),
+            Err(problem) => problem.into(),
+        }
+    });
+    Ok(())
+}
+
+/// Stops the agents' loop and waits for it, for Python's exit hook: after it no Rust thread touches Python.
+#[pyfunction]
+fn stop_loop(py: Python<'_>) {
+    py.detach(stop_at_exit);
+}
+
+/// Adds everything to `mnemosyne._core`, whether the wheel or an embedding binary makes it.
+///
+/// # Errors
+/// Python refuses an attribute.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("debug_build", cfg!(debug_assertions))?;
+    module.add_class::<Port>()?;
+    module.add_class::<AgentLoop>()?;
+    module.add_class::<Handle>()?;
+    module.add_function(wrap_pyfunction!(store, module)?)?;
+    module.add_function(wrap_pyfunction!(tree, module)?)?;
+    module.add_function(wrap_pyfunction!(stop_loop, module)?)
+}

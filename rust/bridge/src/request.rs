@@ -1,0 +1,245 @@
+//! What Python asks of a store or a tree: one typed request per verb, answered through the asking loop's port.
+
+use crate::host::PythonHost;
+use crate::port::Reply;
+use mnemosyne_core::{Budget, Problem, ProblemKind, Run, RunState, WorkItem, error::codes};
+use mnemosyne_runtime::{AgentHandle, AgentSpec, RoleSpec, Tree, TreeConfig, WorkError};
+use mnemosyne_store::{EventQuery, MemoryStore, NewCommand, SqliteStore, Store};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A waiting request looks again after this long, whatever the store's signal says: other processes commit too.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Verbs on a store.
+#[derive(Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum StoreRequest {
+    Runs,
+    Run { run: String },
+    SubmitRun { run: Box<Run>, idempotency_key: Option<String> },
+    AdoptRun { run: String, budget: Option<Budget> },
+    StopRun { run: String, state: RunState, problem: Problem },
+    CancelRun { run: String, reason: String },
+    PostCommand { command: NewCommand },
+    SubmitItem { item: Box<WorkItem>, idempotency_key: Option<String> },
+    WaitItem { item: String },
+    CancelItem { item: String, reason: String },
+    Events { since: u64, run: Option<String>, agent: Option<String>, limit: u32, wait: bool },
+    Boot { boot: String },
+}
+
+/// Verbs on a tree.
+#[derive(Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum TreeRequest {
+    AddAgent { role: mnemosyne_core::AgentRole, spec: AgentSpec, agent_id: Option<String> },
+    SendWork { agent: String, item: Box<WorkItem>, timeout: Option<f64>, wait: bool },
+    RecordError { agent: String, error: String },
+    Restart { agent: String, reason: String },
+    ShutdownAgent { agent: String, timeout: f64 },
+    CancelRun { run: String, reason: String },
+    Drain { seconds: f64 },
+    Shutdown,
+}
+
+/// How a tree is opened.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OpenTree {
+    /// The store's file, beside which runs keep their trees; `None` for a standalone bridge, in memory.
+    store: Option<PathBuf>,
+    roles: Vec<OpenRole>,
+    claims: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OpenRole {
+    role: mnemosyne_core::AgentRole,
+    instances: u32,
+    spec: AgentSpec,
+}
+
+/// A tree, its store, and the host that keeps the loop thread alive.
+pub(crate) struct OpenedTree {
+    pub(crate) tree: Tree,
+    pub(crate) store: Arc<dyn Store>,
+}
+
+pub(crate) async fn open_store(path: PathBuf) -> Result<Arc<dyn Store>, Problem> {
+    // Opening reads and writes files; a blocking thread keeps it off the workers. It never attaches.
+    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&path)).await;
+    let store = opened.map_err(|error| {
+        Problem::new(ProblemKind::Store, codes::STORE_UNAVAILABLE, "the store could not be opened").because(error.to_string())
+    })??;
+    Ok(Arc::new(store))
+}
+
+impl OpenTree {
+    /// Opens the tree over `store`, or in memory.
+    pub(crate) async fn open(self, store: Option<Arc<dyn Store>>) -> Result<OpenedTree, Problem> {
+        let directory = self.store.as_deref().map(mnemosyne_store::boot::state_directory);
+        let store = store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
+        let roles = self.roles.into_iter().map(|open| RoleSpec { role: open.role, spec: open.spec, instances: open.instances });
+        let config = TreeConfig { store: Arc::clone(&store), roles: roles.collect(), claims: self.claims };
+        let tree = Tree::start(config).await?;
+        match PythonHost::launch(&tokio::runtime::Handle::current(), Arc::clone(&store), directory).await {
+            Ok(host) => tree.register_bridge(Arc::new(host)),
+            Err(error) => {
+                tree.shutdown().await;
+                return Err(Problem::new(ProblemKind::Environment, codes::PYTHON, "the agents' loop did not start")
+                    .because(error.to_string()));
+            }
+        }
+        Ok(OpenedTree { tree, store })
+    }
+}
+
+pub(crate) async fn serve_store(store: Arc<dyn Store>, request: Value) -> Reply {
+    match serde_json::from_value::<StoreRequest>(request) {
+        Ok(request) => store_reply(&store, request).await.map_or_else(Reply::from, Reply::Value),
+        Err(error) => unreadable(&error),
+    }
+}
+
+async fn store_reply(store: &Arc<dyn Store>, request: StoreRequest) -> Result<Value, Problem> {
+    match request {
+        StoreRequest::Runs => {
+            let mut rows = Vec::new();
+            for run in store.runs().await? {
+                rows.push(json!({"run": run, "owner": owner(store, run.boot.as_deref()).await?}));
+            }
+            Ok(Value::Array(rows))
+        }
+        StoreRequest::Run { run } => {
+            let Some(snapshot) = store.run(&run).await? else { return Err(no_run(&run)) };
+            let owner = owner(store, snapshot.run.boot.as_deref()).await?;
+            Ok(json!({"snapshot": snapshot, "owner": owner}))
+        }
+        StoreRequest::SubmitRun { run, idempotency_key } => Ok(json!(store.submit_run(*run, idempotency_key).await?)),
+        StoreRequest::AdoptRun { run, budget } => Ok(json!(store.adopt_run(&run, budget).await?)),
+        StoreRequest::StopRun { run, state, problem } => done(store.stop_run(&run, state, problem).await),
+        StoreRequest::CancelRun { run, reason } => done(store.cancel_run(&run, &reason).await),
+        StoreRequest::PostCommand { command } => done(store.post_command(command).await),
+        StoreRequest::SubmitItem { item, idempotency_key } => Ok(json!(store.submit_item(*item, idempotency_key).await?)),
+        StoreRequest::WaitItem { item } => wait_item(store, &item).await,
+        StoreRequest::CancelItem { item, reason } => done(store.cancel_item(&item, &reason).await),
+        StoreRequest::Events { since, run, agent, limit, wait } => {
+            let query = EventQuery { since, run, agent, limit };
+            wait_events(store, query, wait).await
+        }
+        StoreRequest::Boot { boot } => owner(store, Some(&boot)).await,
+    }
+}
+
+fn done(outcome: Result<(), Problem>) -> Result<Value, Problem> {
+    outcome.map(|()| Value::Null)
+}
+
+fn no_run(run: &str) -> Problem {
+    Problem::new(ProblemKind::InvalidInput, codes::RUN_NOT_FOUND, format!("there is no run {run} in this store"))
+        .hint("mnemosyne runs")
+}
+
+/// Whether the process that drives a run lives, and which it is.
+async fn owner(store: &Arc<dyn Store>, boot: Option<&str>) -> Result<Value, Problem> {
+    let Some(boot) = boot else { return Ok(json!({"boot": null, "alive": false, "pid": null})) };
+    let mine = boot == store.boot();
+    let alive = mine || !store.is_dead(boot);
+    Ok(json!({"boot": boot, "alive": alive, "pid": store.pid_of(boot).await?}))
+}
+
+async fn wait_events(store: &Arc<dyn Store>, query: EventQuery, wait: bool) -> Result<Value, Problem> {
+    let mut changed = store.changed();
+    loop {
+        changed.mark_unchanged();
+        let events = store.events(query.clone()).await?;
+        if !events.is_empty() || !wait {
+            return Ok(json!(events));
+        }
+        if tokio::time::timeout(LOOK_AGAIN, changed.changed()).await.is_err() {
+            store.poll_foreign().await?;
+        }
+    }
+}
+
+async fn wait_item(store: &Arc<dyn Store>, item: &str) -> Result<Value, Problem> {
+    let mut changed = store.changed();
+    loop {
+        changed.mark_unchanged();
+        let Some(snapshot) = store.item(item).await? else {
+            return Err(Problem::new(ProblemKind::InvalidInput, codes::ITEM_INVALID, format!("there is no item {item}")));
+        };
+        if snapshot.item.state.is_terminal() {
+            return Ok(json!(snapshot));
+        }
+        let _ = tokio::time::timeout(LOOK_AGAIN, changed.changed()).await;
+    }
+}
+
+pub(crate) async fn serve_tree(tree: Tree, request: Value) -> Reply {
+    match serde_json::from_value::<TreeRequest>(request) {
+        Ok(request) => tree_reply(&tree, request).await.unwrap_or_else(|error| error_reply(&error)),
+        Err(error) => unreadable(&error),
+    }
+}
+
+async fn tree_reply(tree: &Tree, request: TreeRequest) -> Result<Reply, WorkError> {
+    let value = match request {
+        TreeRequest::AddAgent { role, spec, agent_id } => {
+            let handle = tree.add_agent(role, spec, agent_id).await.map_err(problem)?;
+            json!({"agent_id": handle.agent_id(), "role": handle.role()})
+        }
+        TreeRequest::SendWork { agent, item, timeout, wait } => {
+            let handle = find(tree, &agent)?;
+            let timeout = timeout.map(Duration::from_secs_f64);
+            let result = if wait { handle.send_work(*item, timeout).await } else { handle.try_send_work(*item, timeout)?.await };
+            json!(result?)
+        }
+        TreeRequest::RecordError { agent, error } => json!(find(tree, &agent)?.record_error(error).await?),
+        TreeRequest::Restart { agent, reason } => json!(find(tree, &agent)?.restart(reason).await?),
+        TreeRequest::ShutdownAgent { agent, timeout } => {
+            find(tree, &agent)?.shutdown(Duration::from_secs_f64(timeout)).await;
+            Value::Null
+        }
+        TreeRequest::CancelRun { run, reason } => {
+            tree.cancel_run(&run, &reason).await.map_err(problem)?;
+            Value::Null
+        }
+        TreeRequest::Drain { seconds } => json!(tree.drain(Duration::from_secs_f64(seconds)).await),
+        TreeRequest::Shutdown => {
+            tree.shutdown().await;
+            Value::Null
+        }
+    };
+    Ok(Reply::Value(value))
+}
+
+fn find(tree: &Tree, agent: &str) -> Result<AgentHandle, WorkError> {
+    tree.agent(agent).ok_or_else(|| {
+        problem(Problem::new(ProblemKind::Closed, codes::CLOSED, format!("the agent {agent} was shut down")))
+    })
+}
+
+fn problem(problem: Problem) -> WorkError {
+    WorkError::Problem { problem, retry_at: None }
+}
+
+fn error_reply(error: &WorkError) -> Reply {
+    match error {
+        WorkError::Agent(error) => Reply::from(error),
+        WorkError::Problem { problem, retry_at } => {
+            let mut value = json!(problem);
+            value["retry_at"] = json!(retry_at);
+            Reply::Error(value)
+        }
+    }
+}
+
+fn unreadable(error: &serde_json::Error) -> Reply {
+    Problem::new(ProblemKind::InvalidInput, codes::ITEM_INVALID, format!("a request cannot be read: {error}")).into()
+}

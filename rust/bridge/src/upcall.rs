@@ -1,0 +1,79 @@
+//! Upcalls: what an agent asks of Rust through its `AgentContext`. Each carries (item, epoch) and returns after the commit;
+//! a stale epoch is answered `Fenced` and the task ends (FENCE-1).
+
+use crate::host::HostInner;
+use crate::port::Reply;
+use base64::Engine;
+use mnemosyne_core::{Problem, ProblemKind, Usage, error::codes};
+use mnemosyne_store::{Amount, FinishStep, Reserve, StartStep};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+#[derive(Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+enum Upcall {
+    Journal { item: String, #[allow(dead_code)] epoch: u64, attempt: u32 },
+    StepStart {
+        item: String,
+        epoch: u64,
+        attempt: u32,
+        name: String,
+        kind: String,
+        input_sha256: String,
+        detail: Option<Value>,
+        reserve: Option<Amount>,
+    },
+    StepFinish { item: String, epoch: u64, attempt: u32, number: u64, output: Value, usage: Option<Usage> },
+    StepFail { item: String, epoch: u64, attempt: u32, number: u64, error: String, usage: Option<Usage> },
+    Reserve { item: String, epoch: u64, tokens: u64, usd: Option<f64> },
+    Settle { item: String, epoch: u64, reservation: String, usage: Usage },
+    Artifact { item: String, epoch: u64, name: String, content: String },
+}
+
+/// Answers one upcall.
+pub(crate) async fn upcall(host: Option<Arc<HostInner>>, request: Value) -> Reply {
+    let Some(host) = host else {
+        return Problem::new(ProblemKind::Closed, codes::CLOSED, "the tree of this agent was shut down").into();
+    };
+    match serde_json::from_value::<Upcall>(request) {
+        Ok(upcall) => serve(&host, upcall).await.map_or_else(Reply::from, Reply::Value),
+        Err(error) => Problem::new(ProblemKind::Agent, codes::AGENT, format!("an upcall cannot be read: {error}")).into(),
+    }
+}
+
+async fn serve(host: &HostInner, upcall: Upcall) -> Result<Value, Problem> {
+    let store = &host.store;
+    match upcall {
+        Upcall::Journal { item, attempt, .. } => Ok(json!(store.journal(&item, attempt).await?)),
+        Upcall::StepStart { item, epoch, attempt, name, kind, input_sha256, detail, reserve } => {
+            let detail = detail.unwrap_or(Value::Null);
+            let step = StartStep { item, epoch, attempt, name, kind, input_sha256, detail, reserve };
+            Ok(json!({"number": store.start_step(step).await?}))
+        }
+        Upcall::StepFinish { item, epoch, attempt, number, output, usage } => {
+            let step = FinishStep { item, epoch, attempt, number, outcome: Ok(output), usage };
+            store.finish_step(step).await.map(|()| Value::Null)
+        }
+        Upcall::StepFail { item, epoch, attempt, number, error, usage } => {
+            let step = FinishStep { item, epoch, attempt, number, outcome: Err(error), usage };
+            store.finish_step(step).await.map(|()| Value::Null)
+        }
+        Upcall::Reserve { item, epoch, tokens, usd } => {
+            let reserve = Reserve { item, epoch, amount: Amount { tokens, usd } };
+            Ok(json!({"reservation": store.reserve(reserve).await?}))
+        }
+        Upcall::Settle { item, epoch, reservation, usage } => {
+            store.settle(&item, epoch, &reservation, usage).await.map(|()| Value::Null)
+        }
+        Upcall::Artifact { item, epoch, name, content } => {
+            let bytes = base64::engine::general_purpose::STANDARD.decode(content).map_err(|error| {
+                Problem::new(ProblemKind::Agent, codes::AGENT, format!("the artifact {name:?} cannot be read: {error}"))
+            })?;
+            Ok(json!(store.put_artifact(&item, epoch, &name, bytes).await?))
+        }
+    }
+}
+
+/// Progress is a live overlay, not rows; until something shows it, it ends here.
+pub(crate) fn notify(_host: &HostInner, _request: &Value) {}

@@ -1,0 +1,287 @@
+//! What outlives the actors: one record per tree, role and agent. An actor that dies takes nothing with it that its
+//! successor needs: generations, restart windows, claims and waiting places are here, behind short locks that are never
+//! held across an `await`.
+//!
+//! **FENCE-2** An agent's actor writes through [`AgentRecord::update`], which drops writes of an older generation.
+
+use crate::background::Background;
+use crate::custody::Custody;
+use crate::event_log::EventLog;
+use crate::health::{AgentHealth, RoleHealth, RoleState, StoreHealth, StoreState, rfc3339};
+use crate::host::{AgentSpec, SharedHost, WorkKey};
+use crate::role_supervisor::RoleMessage;
+use mnemosyne_core::window::{ERRORS_TO_DEGRADE, ERRORS_TO_RESTART};
+use mnemosyne_core::{AgentRole, AgentState, ErrorWindow, EventKind, NewEvent, RestartPolicy};
+use mnemosyne_store::{QueueCounts, Store};
+use ractor::ActorRef;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+/// Locks without caring about a panic elsewhere: every critical section here leaves its value whole.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits between tries of a store that is unavailable: 50 ms doubled, at most 2 s.
+#[derive(Default)]
+pub(crate) struct Retry {
+    tries: u32,
+}
+
+impl Retry {
+    pub(crate) async fn wait(&mut self) {
+        let delay = Duration::from_millis(50 << self.tries.min(6)).min(Duration::from_secs(2));
+        self.tries += 1;
+        tokio::time::sleep(delay).await;
+    }
+}
+
+/// A text for an event or a health snapshot: long tracebacks stay with the host.
+pub(crate) fn clip(text: &str) -> String {
+    const LIMIT: usize = 2_000;
+    match text.char_indices().nth(LIMIT) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// What the pump saw last.
+pub(crate) struct Seen {
+    pub(crate) queue: QueueCounts,
+    pub(crate) store: StoreHealth,
+}
+
+/// One tree.
+pub(crate) struct TreeRecord {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) events: EventLog,
+    pub(crate) background: Arc<Background>,
+    /// Whether agents claim from the store.
+    pub(crate) claims: bool,
+    /// Set by a drain: nothing is claimed or accepted any more.
+    pub(crate) draining: AtomicBool,
+    /// Set by a shutdown after its drain: writes to an unavailable store are given up.
+    pub(crate) closing: AtomicBool,
+    pub(crate) seen: Mutex<Seen>,
+    roles: BTreeMap<AgentRole, Arc<RoleRecord>>,
+    next_key: AtomicU64,
+    origin: Instant,
+}
+
+impl TreeRecord {
+    pub(crate) fn new(store: Arc<dyn Store>, background: Arc<Background>, claims: bool) -> Arc<Self> {
+        let seen = Seen {
+            queue: QueueCounts::default(),
+            store: StoreHealth { state: StoreState::Available, reason: None },
+        };
+        Arc::new(Self {
+            events: EventLog::start(store.clone()),
+            store,
+            background,
+            claims,
+            draining: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            seen: Mutex::new(seen),
+            roles: AgentRole::ALL.iter().map(|role| (*role, RoleRecord::new(*role))).collect(),
+            next_key: AtomicU64::new(1),
+            origin: Instant::now(),
+        })
+    }
+
+    /// In start order.
+    pub(crate) fn roles(&self) -> impl DoubleEndedIterator<Item = &Arc<RoleRecord>> {
+        self.roles.values()
+    }
+
+    pub(crate) fn role(&self, role: AgentRole) -> Option<&Arc<RoleRecord>> {
+        self.roles.get(&role)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Monotonic milliseconds since the tree began, on tokio's clock, which tests pause.
+    pub(crate) fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn next_key(&self) -> WorkKey {
+        WorkKey(self.next_key.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Cancels what is in flight of a run whose claims are over.
+    pub(crate) fn cancel_in_flight(&self, run: &str, reason: &str) {
+        for role in self.roles() {
+            role.send(RoleMessage::CancelRun { run: run.to_owned(), reason: reason.to_owned() });
+        }
+    }
+}
+
+/// One role.
+pub(crate) struct RoleRecord {
+    pub(crate) role: AgentRole,
+    /// In start order.
+    pub(crate) agents: Mutex<Vec<Arc<AgentRecord>>>,
+    /// The bridge that was registered last.
+    pub(crate) host: Mutex<Option<SharedHost>>,
+    /// The supervisor that lives now; replaced by the root.
+    pub(crate) supervisor: Mutex<Option<ActorRef<RoleMessage>>>,
+    /// Why the role is degraded, as last announced.
+    pub(crate) degraded: Mutex<Option<String>>,
+}
+
+impl RoleRecord {
+    fn new(role: AgentRole) -> Arc<Self> {
+        Arc::new(Self {
+            role,
+            agents: Mutex::default(),
+            host: Mutex::default(),
+            supervisor: Mutex::default(),
+            degraded: Mutex::default(),
+        })
+    }
+
+    /// Whether the message reached a living supervisor. What it carried is dropped otherwise: claims are found by the
+    /// sweep, direct work tells its caller by its closed reply.
+    pub(crate) fn send(&self, message: RoleMessage) -> bool {
+        let supervisor = locked(&self.supervisor).clone();
+        supervisor.is_some_and(|supervisor| supervisor.send_message(message).is_ok())
+    }
+
+    pub(crate) fn agents(&self) -> Vec<Arc<AgentRecord>> {
+        locked(&self.agents).clone()
+    }
+
+    /// Says that the role is degraded, with the reason, or recovered; once per change.
+    pub(crate) fn announce_degraded(&self, tree: &TreeRecord, reason: Option<String>) {
+        let mut announced = locked(&self.degraded);
+        if *announced == reason {
+            return;
+        }
+        let kind = if reason.is_some() { EventKind::RoleDegraded } else { EventKind::RoleRecovered };
+        let event = NewEvent { role: Some(self.role), ..NewEvent::new(kind) }.with("role", self.role.as_str());
+        tree.events.announce(match &reason {
+            Some(reason) => event.with("reason", clip(reason)),
+            None => event,
+        });
+        *announced = reason;
+    }
+
+    pub(crate) fn health(&self, tree: &TreeRecord) -> RoleHealth {
+        let agents: Vec<AgentHealth> = self.agents().iter().map(|agent| agent.health(tree, self)).collect();
+        let reason = locked(&self.degraded).clone();
+        let state = match &reason {
+            Some(_) => RoleState::Degraded,
+            None if agents.iter().all(|agent| agent.state == AgentState::Stopped) => RoleState::Stopped,
+            None => RoleState::Running,
+        };
+        RoleHealth { state, reason, agents }
+    }
+}
+
+/// One agent, across its generations.
+pub(crate) struct AgentRecord {
+    pub(crate) agent_id: String,
+    pub(crate) role: AgentRole,
+    pub(crate) spec: AgentSpec,
+    /// One permit per item at a time. It goes with the item, from before it is claimed until its end is stored, so that
+    /// a permit is free exactly when there is room; closed by the agent's own shutdown.
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) custody: Arc<Custody>,
+    book: Mutex<Book>,
+}
+
+/// What changes about an agent.
+pub(crate) struct Book {
+    /// Written by the supervisor, and by the actor while it lives.
+    pub(crate) state: AgentState,
+    /// Written by the supervisor; 0 before the first start.
+    pub(crate) generation: u64,
+    /// The restart window: the supervisor's (SUP-2).
+    pub(crate) policy: RestartPolicy,
+    /// A copy of the error window, which is the actor's (SUP-2).
+    pub(crate) window: ErrorWindow,
+    /// `agent_health_degraded` was said and `agent_recovered` was not.
+    pub(crate) reported_degraded: bool,
+    /// The text, and when by the store's clock.
+    pub(crate) last_error: Option<(String, i64)>,
+    pub(crate) restarts: u32,
+    /// By the store's clock.
+    pub(crate) next_restart_at: Option<i64>,
+    /// Why it is degraded, quarantined or restarting.
+    pub(crate) reason: String,
+}
+
+impl AgentRecord {
+    pub(crate) fn new(agent_id: String, role: AgentRole, spec: AgentSpec) -> Arc<Self> {
+        let places = Arc::new(Semaphore::new(spec.in_flight as usize));
+        let book = Book {
+            state: AgentState::Starting,
+            generation: 0,
+            policy: RestartPolicy::default(),
+            window: ErrorWindow::default(),
+            reported_degraded: false,
+            last_error: None,
+            restarts: 0,
+            next_restart_at: None,
+            reason: String::new(),
+        };
+        Arc::new(Self { agent_id, role, spec, places, custody: Arc::default(), book: Mutex::new(book) })
+    }
+
+    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
+        locked(&self.book)
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.book().generation
+    }
+
+    /// Changes the book on behalf of one generation; `None` if that generation is over.
+    pub(crate) fn update<T>(&self, generation: u64, change: impl FnOnce(&mut Book) -> T) -> Option<T> {
+        let mut book = self.book();
+        (book.generation == generation).then(|| change(&mut book))
+    }
+
+    /// An event of this agent.
+    pub(crate) fn event(&self, kind: EventKind, generation: u64) -> NewEvent {
+        NewEvent {
+            role: Some(self.role),
+            agent: Some(self.agent_id.clone()),
+            generation: Some(generation),
+            ..NewEvent::new(kind)
+        }
+        .with("agent_id", self.agent_id.clone())
+    }
+
+    /// The event that counts what an older generation, or a claim that is over, still said (FENCE-2).
+    pub(crate) fn stale(&self, generation: u64) -> NewEvent {
+        self.event(EventKind::StaleResultDropped, generation).with("generation", generation)
+    }
+
+    pub(crate) fn health(&self, tree: &TreeRecord, role: &RoleRecord) -> AgentHealth {
+        let heartbeat = locked(&role.host).as_ref().and_then(|host| host.heartbeat_age());
+        let book = self.book();
+        let count = book.window.count(tree.now());
+        let works = matches!(book.state, AgentState::Starting | AgentState::Idle | AgentState::Busy);
+        AgentHealth {
+            agent_id: self.agent_id.clone(),
+            role: self.role,
+            state: book.state,
+            is_healthy: works && count < ERRORS_TO_DEGRADE,
+            error_count: u32::try_from(count).unwrap_or(u32::MAX),
+            last_error: book.last_error.as_ref().map(|(text, _)| text.clone()),
+            last_error_at: book.last_error.as_ref().map(|(_, at)| rfc3339(*at)),
+            should_restart: count >= ERRORS_TO_RESTART,
+            generation: book.generation,
+            restarts: book.restarts,
+            next_restart_at: book.next_restart_at.map(rfc3339),
+            heartbeat_age_seconds: heartbeat.map(|age| age.as_secs_f64()),
+        }
+    }
+}

@@ -1,0 +1,687 @@
+//! The writes, one method each. [`Operation::apply`] is the one door through which an `Advance` becomes rows.
+
+use super::rows::{ArtifactRow, ClaimRow, CommandRow, Data, ItemRow, ReservationRow, ReservationState, RunRow};
+use crate::clock::timestamp;
+use crate::rules::{self, Holder};
+use crate::types::{
+    Amount, ClaimRequest, Claimed, Completion, FinishStep, NewCommand, Release, ReleaseReason, Released, Reserve,
+    RunSnapshot, StartStep, StepRecord, StepState,
+};
+use mnemosyne_core::advance::{self, View};
+use mnemosyne_core::record::accepted_commands;
+use mnemosyne_core::{
+    Advance, ArtifactRef, Budget, Candidate, Event, Holding, Item, ItemKind, ItemState, NewEvent, Problem, Run,
+    RunState, Task, TaskState, Usage, WorkItem, eligible, first_items, item_dead, next_items,
+};
+
+/// One write under the lock.
+pub(super) struct Operation<'a> {
+    pub(super) data: &'a mut Data,
+    pub(super) boot: &'a str,
+    pub(super) now: i64,
+    /// Set by what looked for work and found none: whoever waits for work must not be woken by that.
+    pub(super) changed_nothing: bool,
+}
+
+impl Operation<'_> {
+    pub(super) fn submit_run(&mut self, run: Run, key: Option<String>) -> Result<String, Problem> {
+        if let Some(known) = self.known("run", key.as_ref()) {
+            return Ok(known);
+        }
+        if self.data.runs.contains_key(&run.id) {
+            return Err(rules::duplicate("run", &run.id));
+        }
+        self.refuse_busy_workspace(&run.workspace, &run.id)?;
+        let run = Run { boot: Some(self.boot.to_owned()), ..run };
+        let advance = first_items(&run)?;
+        let id = run.id.clone();
+        self.remember("run", key, &id);
+        self.data.run_order.push(id.clone());
+        self.data.runs.insert(
+            id.clone(),
+            RunRow {
+                run,
+                phases: rules::pending_phases(),
+                tasks: Vec::new(),
+                attempts: Vec::new(),
+                boots: [self.boot.to_owned()].into(),
+                usage: Usage::default(),
+            },
+        );
+        self.apply(Some(&id), None, advance);
+        Ok(id)
+    }
+
+    pub(super) fn adopt_run(&mut self, id: &str, budget: Option<Budget>) -> Result<RunSnapshot, Problem> {
+        let row = self.data.runs.get(id).ok_or_else(|| rules::no_such_run(id))?;
+        if row.run.state.is_terminal() {
+            return Err(rules::run_ended(&row.run));
+        }
+        // A run that was stopped lives nowhere, even if the process that stopped it does.
+        if let Some(boot) = row.run.boot.as_deref().filter(|boot| !self.data.is_dead(boot))
+            && rules::is_under_way(row.run.state)
+        {
+            return Err(rules::run_lives(id, self.data.boots.get(boot).map(|row| row.pid)));
+        }
+        self.refuse_busy_workspace(&row.run.workspace.clone(), id)?;
+        let boot = self.boot.to_owned();
+        if let Some(row) = self.data.runs.get_mut(id) {
+            row.run.boot = Some(boot.clone());
+            row.run.resumes += 1;
+            row.run.state = RunState::Running;
+            row.run.error = None;
+            rules::raise_budget(&mut row.run.budget, budget);
+            row.boots.insert(boot);
+            let event = rules::resumed_event(&row.run);
+            self.emit([event]);
+        }
+        // A cancel that the dead process never read was meant for that process: the user has asked to go on since.
+        for row in self.data.commands.iter_mut().filter(|row| row.command.run == id) {
+            row.taken = true;
+        }
+        for item in self.running_items(id) {
+            self.release_of_dead_boot(&item);
+        }
+        self.data.snapshot(id).ok_or_else(|| rules::no_such_run(id))
+    }
+
+    pub(super) fn stop_run(&mut self, id: &str, state: RunState, problem: &Problem) -> Result<(), Problem> {
+        let event = rules::stop_event(id, state, problem)?;
+        let row = self.data.runs.get_mut(id).ok_or_else(|| rules::no_such_run(id))?;
+        // The first reason to stop is the one that counts: a drain after the budget ran out does not hide the budget.
+        if row.run.state.is_terminal() || !rules::is_under_way(row.run.state) {
+            self.changed_nothing = true;
+            return Ok(());
+        }
+        row.run.state = state;
+        row.run.error = Some(advance::problem_value(problem));
+        for item in self.running_items(id) {
+            self.end_claim(&item);
+        }
+        self.emit([event]);
+        Ok(())
+    }
+
+    pub(super) fn cancel_run(&mut self, id: &str, reason: &str) -> Result<(), Problem> {
+        let row = self.data.runs.get(id).ok_or_else(|| rules::no_such_run(id))?;
+        if row.run.state.is_terminal() {
+            self.changed_nothing = true;
+            return Ok(());
+        }
+        for item in self.open_items(id) {
+            self.cancel_one(&item, reason);
+        }
+        let advance = self.with_view(Some(id), |view| advance::cancel_run(view, reason));
+        self.apply(Some(id), None, advance);
+        Ok(())
+    }
+
+    pub(super) fn submit_item(&mut self, work: WorkItem, key: Option<String>) -> Result<String, Problem> {
+        if let Some(known) = self.known("item", key.as_ref()) {
+            return Ok(known);
+        }
+        let item = rules::own_item(work)?;
+        let id = item.work.id.clone();
+        if self.data.items.contains_key(&id) {
+            return Err(rules::duplicate("work item", &id));
+        }
+        let mut open = Vec::new();
+        for dependency in &item.work.depends_on {
+            let row = self.data.items.get(dependency).ok_or_else(|| rules::dangling(&id, dependency))?;
+            match row.item.state {
+                ItemState::Done => {}
+                state if state.is_terminal() => return Err(rules::dead_dependency(&id, dependency, state)),
+                _ if open.contains(dependency) => {}
+                _ => open.push(dependency.clone()),
+            }
+        }
+        self.remember("item", key, &id);
+        let waiting = u32::try_from(open.len()).unwrap_or(u32::MAX);
+        self.insert_item(item, waiting);
+        for dependency in open {
+            if let Some(row) = self.data.items.get_mut(&dependency) {
+                row.dependents.push(id.clone());
+            }
+        }
+        Ok(id)
+    }
+
+    pub(super) fn cancel_item(&mut self, id: &str, reason: &str) -> Result<(), Problem> {
+        let row = self.data.items.get(id).ok_or_else(|| rules::no_such_item(id))?;
+        if let Some(run) = &row.item.run {
+            return Err(rules::item_of_a_run(id, run));
+        }
+        if row.item.state.is_terminal() {
+            self.changed_nothing = true;
+            return Ok(());
+        }
+        self.cancel_one(id, reason);
+        self.settle_dependents(id);
+        Ok(())
+    }
+
+    pub(super) fn claim(&mut self, request: &ClaimRequest) -> Option<Claimed> {
+        let expired = self.expire_leases();
+        let (candidates, holdings) = (self.candidates(request), self.holdings());
+        let picked = eligible(&candidates, &holdings, request.role, self.now).map(|candidate| candidate.id.clone());
+        self.changed_nothing = picked.is_none() && !expired;
+        let id = picked?;
+        let holder =
+            Holder { boot: self.boot.to_owned(), agent: request.agent.clone(), generation: request.generation };
+        let row = self.data.items.get_mut(&id)?;
+        row.item.state = ItemState::Running;
+        row.item.epoch += 1;
+        row.not_before = None;
+        row.claim =
+            Some(ClaimRow { holder, lease_until: self.now.saturating_add(request.lease_ms), progressed: false });
+        let item = row.item.clone();
+        self.emit(rules::claim_events(&item, request));
+        let run = item.run.as_ref().and_then(|run| self.data.runs.get_mut(run));
+        let Some(run) = run else { return Some(Claimed { item, run: None, task: None, accepted: Vec::new() }) };
+        let task = item.task.as_ref().and_then(|id| run.tasks.iter_mut().find(|task| task.spec.id == *id));
+        let task = task.map(|task| {
+            if task.state == TaskState::Ready {
+                task.state = TaskState::Running;
+            }
+            task.clone()
+        });
+        Some(Claimed { item, run: Some(run.run.clone()), task, accepted: accepted_commands(&run.tasks) })
+    }
+
+    pub(super) fn renew(&mut self, id: &str, epoch: u64, lease_ms: i64) -> Result<(), Problem> {
+        let until = self.now.saturating_add(lease_ms);
+        let claim = self.claimed(id, epoch)?.claim.as_mut().ok_or_else(|| Problem::fenced(id, epoch))?;
+        claim.lease_until = claim.lease_until.max(until);
+        Ok(())
+    }
+
+    pub(super) fn complete(&mut self, completion: Completion) -> Result<(), Problem> {
+        let Completion { item: id, epoch, result, mut events } = completion;
+        let item = self.claimed(&id, epoch)?.item.clone();
+        let advance = self.with_view(item.run.as_deref(), |view| next_items(view, &item, &result));
+        if let Some(row) = self.data.items.get_mut(&id) {
+            row.item.model_failures = 0;
+            row.result = Some(result);
+        }
+        self.finish(&item, &mut events, advance);
+        Ok(())
+    }
+
+    pub(super) fn give_up(
+        &mut self,
+        id: &str,
+        epoch: u64,
+        problem: Problem,
+        mut events: Vec<NewEvent>,
+    ) -> Result<(), Problem> {
+        let item = self.claimed(id, epoch)?.item.clone();
+        let advance = self.with_view(item.run.as_deref(), |view| item_dead(view, &item, ItemState::Failed, &problem));
+        if let Some(row) = self.data.items.get_mut(id) {
+            row.problem = Some(problem);
+        }
+        self.finish(&item, &mut events, advance);
+        Ok(())
+    }
+
+    pub(super) fn release(&mut self, release: Release) -> Result<Released, Problem> {
+        let Release { item: id, epoch, reason, generation, delay_ms, error, mut events } = release;
+        let item = self.claimed(&id, epoch)?.item.clone();
+        let Some(claim) = self.end_claim(&id) else { return Err(Problem::fenced(&id, epoch)) };
+        events.extend(error.map(|text| rules::failed_event(&item, &text)));
+        rules::sign(&mut events, &id, &claim.holder);
+        self.emit(events);
+        if let Some(row) = self.data.items.get_mut(&id) {
+            row.not_before = (delay_ms > 0).then(|| self.now.saturating_add(delay_ms));
+            if reason == ReleaseReason::Model {
+                row.item.model_failures += 1;
+            }
+        }
+        if reason == ReleaseReason::Crash {
+            return Ok(self.crash(&id, &Holder { generation, ..claim.holder }));
+        }
+        Ok(Released::Ready)
+    }
+
+    pub(super) fn start_step(&mut self, step: StartStep) -> Result<u64, Problem> {
+        let (item, holder) = self.held(&step.item, step.epoch)?;
+        let key = (step.item.clone(), step.attempt);
+        let number = self.data.journal.get(&key).map_or(0, |steps| steps.len() as u64) + 1;
+        let event = rules::step_started(&item, &holder, &step, number)?;
+        if let Some(amount) = step.reserve {
+            self.set_aside(&item, amount, Some((step.attempt, number)))?;
+        }
+        self.data.journal.entry(key).or_default().push(StepRecord {
+            number,
+            name: step.name,
+            kind: step.kind,
+            input_sha256: step.input_sha256,
+            state: StepState::Started,
+            output: None,
+            error: None,
+        });
+        self.emit([event]);
+        Ok(number)
+    }
+
+    pub(super) fn finish_step(&mut self, step: FinishStep) -> Result<(), Problem> {
+        let (item, holder) = self.held(&step.item, step.epoch)?;
+        let steps = self.data.journal.get_mut(&(step.item.clone(), step.attempt));
+        let record = steps
+            .and_then(|steps| steps.iter_mut().find(|record| record.number == step.number))
+            .filter(|record| record.state == StepState::Started)
+            .ok_or_else(|| rules::no_such_step(&step.item, step.number))?;
+        match &step.outcome {
+            Ok(output) => (record.state, record.output) = (StepState::Finished, Some(output.clone())),
+            Err(error) => (record.state, record.error) = (StepState::Failed, Some(error.clone())),
+        }
+        let event = rules::step_finished(
+            &item,
+            &holder,
+            (&record.name, &record.kind, step.attempt, step.number),
+            step.outcome.as_ref().err().map(String::as_str),
+            step.usage.as_ref(),
+        );
+        let own = Some((step.attempt, step.number));
+        for held in self.data.reservations.iter_mut().filter(|held| held.item == step.item && held.step == own) {
+            held.state = ReservationState::Settled;
+        }
+        self.add_usage(&item, step.usage.as_ref());
+        if let Some(row) = self.data.items.get_mut(&step.item) {
+            row.item.crashes = 0;
+            row.item.crash_generations = 0;
+            row.last_crash = None;
+            if let Some(claim) = &mut row.claim {
+                claim.progressed = true;
+            }
+        }
+        self.emit([event]);
+        Ok(())
+    }
+
+    pub(super) fn reserve(&mut self, reserve: &Reserve) -> Result<String, Problem> {
+        let (item, _) = self.held(&reserve.item, reserve.epoch)?;
+        self.set_aside(&item, reserve.amount, None)
+    }
+
+    pub(super) fn settle(&mut self, id: &str, epoch: u64, reservation: &str, usage: &Usage) -> Result<(), Problem> {
+        let (item, _) = self.held(id, epoch)?;
+        let row = self.data.reservations.iter_mut().find(|row| {
+            row.id == reservation && row.item == id && row.step.is_none() && row.state == ReservationState::Open
+        });
+        row.ok_or_else(|| rules::no_such_reservation(id, reservation))?.state = ReservationState::Settled;
+        self.add_usage(&item, Some(usage));
+        Ok(())
+    }
+
+    pub(super) fn put_artifact(
+        &mut self,
+        id: &str,
+        epoch: u64,
+        name: &str,
+        content: Vec<u8>,
+    ) -> Result<ArtifactRef, Problem> {
+        let (item, _) = self.held(id, epoch)?;
+        Ok(self.store_artifact(item.run.as_deref(), id, name, content))
+    }
+
+    pub(super) fn append_events(&mut self, events: Vec<NewEvent>) -> u64 {
+        self.changed_nothing = events.is_empty();
+        self.emit(events);
+        self.data.last_sequence()
+    }
+
+    pub(super) fn post_command(&mut self, command: NewCommand) -> Result<(), Problem> {
+        if !self.data.runs.contains_key(&command.run) {
+            return Err(rules::no_such_run(&command.run));
+        }
+        self.data.commands.push(CommandRow { command, taken: false });
+        Ok(())
+    }
+
+    pub(super) fn take_commands(&mut self) -> Vec<NewCommand> {
+        let (runs, boot) = (&self.data.runs, self.boot);
+        let ours = |run: &str| runs.get(run).is_some_and(|row| row.run.boot.as_deref() == Some(boot));
+        let open = self.data.commands.iter_mut().filter(|row| !row.taken && ours(&row.command.run));
+        let taken: Vec<NewCommand> = open
+            .map(|row| {
+                row.taken = true;
+                row.command.clone()
+            })
+            .collect();
+        self.changed_nothing = taken.is_empty();
+        taken
+    }
+
+    /// The one door: all that follows from one thing that happened, into rows.
+    fn apply(&mut self, run: Option<&str>, item: Option<&str>, advance: Advance) {
+        let Advance { item_state, items, tasks, attempts, phases, run: changed, artifacts, events } = advance;
+        if let (Some(id), Some(state)) = (item, item_state)
+            && let Some(row) = self.data.items.get_mut(id)
+        {
+            row.item.state = state;
+        }
+        for new in items {
+            self.insert_item(new, 0);
+        }
+        let now = self.now;
+        let mut ended = false;
+        if let Some(row) = run.and_then(|run| self.data.runs.get_mut(run)) {
+            for task in tasks {
+                put_task(&mut row.tasks, task);
+            }
+            row.attempts.extend(attempts);
+            for change in phases {
+                if let Some(phase) = row.phases.iter_mut().find(|phase| phase.name == change.name) {
+                    rules::change_phase(phase, change.state, change.artifact, now);
+                }
+            }
+            if let Some(run) = changed {
+                row.run = run;
+            }
+            ended = row.run.state.is_terminal();
+            if ended {
+                row.run.ended_at = row.run.ended_at.or(Some(now));
+            }
+        }
+        for (name, content) in artifacts {
+            let bytes = serde_json::to_vec_pretty(&content).unwrap_or_default();
+            self.store_artifact(run, item.unwrap_or_default(), &name, bytes);
+        }
+        self.emit(events);
+        if let (true, Some(run)) = (ended, run) {
+            for left in self.open_items(run) {
+                self.end_claim(&left);
+                self.set_state(&left, ItemState::Cancelled);
+            }
+        }
+        if let (Some(id), Some(_)) = (item, item_state) {
+            self.settle_dependents(id);
+        }
+    }
+
+    /// Ends a claim for good. The agent's own events come first: the run's last event must stay its last.
+    fn finish(&mut self, item: &Item, events: &mut Vec<NewEvent>, mut advance: Advance) {
+        let id = &item.work.id;
+        if let Some(claim) = self.end_claim(id) {
+            rules::sign(events, id, &claim.holder);
+            rules::sign(&mut advance.events, id, &claim.holder);
+        }
+        self.emit(events.drain(..));
+        self.apply(item.run.as_deref(), Some(id), advance);
+    }
+
+    /// The item under this claim; everybody else is fenced (FENCE-1).
+    fn claimed(&mut self, id: &str, epoch: u64) -> Result<&mut ItemRow, Problem> {
+        let row = self.data.items.get_mut(id).ok_or_else(|| rules::no_such_item(id))?;
+        if row.item.state != ItemState::Running || row.item.epoch != epoch {
+            return Err(Problem::fenced(id, epoch));
+        }
+        Ok(row)
+    }
+
+    fn held(&mut self, id: &str, epoch: u64) -> Result<(Item, Holder), Problem> {
+        let row = self.claimed(id, epoch)?;
+        let holder = row.claim.as_ref().map(|claim| claim.holder.clone());
+        Ok((row.item.clone(), holder.ok_or_else(|| Problem::fenced(id, epoch))?))
+    }
+
+    /// Ends the claim under way, if there is one: the item is ready, what the claim left open is unknown.
+    fn end_claim(&mut self, id: &str) -> Option<ClaimRow> {
+        let row = self.data.items.get_mut(id)?;
+        let claim = row.claim.take()?;
+        row.item.state = ItemState::Ready;
+        row.not_before = None;
+        let steps = self.data.journal.range_mut((id.to_owned(), 0)..=(id.to_owned(), u32::MAX));
+        for step in steps.flat_map(|(_, steps)| steps).filter(|step| step.state == StepState::Started) {
+            step.state = StepState::Unknown;
+        }
+        let open = self.data.reservations.iter_mut().filter(|held| held.item == id);
+        for held in open.filter(|held| held.state == ReservationState::Open) {
+            held.state = ReservationState::Unknown;
+        }
+        Some(claim)
+    }
+
+    /// Counts a crash; at the poison rule's limit the item is dead.
+    fn crash(&mut self, id: &str, holder: &Holder) -> Released {
+        let Some(row) = self.data.items.get_mut(id) else { return Released::Ready };
+        if !rules::count_crash(&mut row.item, &mut row.last_crash, holder) {
+            return Released::Ready;
+        }
+        let (item, problem) = (row.item.clone(), rules::poison(&row.item));
+        row.problem = Some(problem.clone());
+        let mut advance = self.with_view(item.run.as_deref(), |view| item_dead(view, &item, ItemState::Dead, &problem));
+        rules::sign(&mut advance.events, id, holder);
+        self.apply(item.run.as_deref(), Some(id), advance);
+        Released::Dead
+    }
+
+    /// A killed process says nothing about an item that made progress: only a claim without one finished step counts.
+    fn release_of_dead_boot(&mut self, id: &str) {
+        if let Some(claim) = self.end_claim(id)
+            && !claim.progressed
+        {
+            self.crash(id, &claim.holder);
+        }
+    }
+
+    /// Claims of nobody who renews: a crash, for the agent or its whole process is gone or stuck.
+    fn expire_leases(&mut self) -> bool {
+        let late = |row: &&ItemRow| row.claim.as_ref().is_some_and(|claim| claim.lease_until <= self.now);
+        let mut expired: Vec<(u64, String)> = self
+            .data
+            .items
+            .values()
+            .filter(late)
+            .filter(|row| self.data.is_ours(&row.item, self.boot))
+            .map(|row| (row.arrival, row.item.work.id.clone()))
+            .collect();
+        expired.sort_unstable();
+        for (_, id) in &expired {
+            let item = self.data.items.get(id).map(|row| row.item.clone());
+            if let (Some(item), Some(claim)) = (item, self.end_claim(id)) {
+                let mut events = [rules::failed_event(&item, rules::LEASE_EXPIRED)];
+                rules::sign(&mut events, id, &claim.holder);
+                self.emit(events);
+                self.crash(id, &claim.holder);
+            }
+        }
+        !expired.is_empty()
+    }
+
+    fn candidates(&self, request: &ClaimRequest) -> Vec<Candidate> {
+        let rows = self.data.item_order.iter().filter_map(|id| self.data.items.get(id));
+        rows.filter(|row| row.item.state == ItemState::Ready && row.item.work.role == request.role)
+            .filter(|row| self.data.is_ours(&row.item, self.boot))
+            .map(|row| Candidate {
+                id: row.item.work.id.clone(),
+                run: row.item.run.clone(),
+                task: row.item.task.clone(),
+                kind: row.item.kind,
+                role: row.item.work.role,
+                priority: row.item.work.priority,
+                order: row.arrival,
+                open_dependencies: row.open_dependencies,
+                file_scope: row.item.work.file_scope.clone(),
+                not_before: row.not_before,
+            })
+            .collect()
+    }
+
+    fn holdings(&self) -> Vec<Holding> {
+        let running = self.data.items.values().filter(|row| row.item.state == ItemState::Running);
+        let items = running.map(|row| Holding {
+            run: row.item.run.clone(),
+            task: row.item.task.clone(),
+            kind: Some(row.item.kind).filter(|kind| *kind == ItemKind::Accept),
+            file_scope: row.item.work.file_scope.clone(),
+        });
+        let tasks = self.data.runs.iter().flat_map(|(id, row)| {
+            row.tasks.iter().filter(|task| task.state.holds_scope()).map(|task| Holding {
+                run: Some(id.clone()),
+                task: Some(task.spec.id.clone()),
+                kind: None,
+                file_scope: task.spec.file_scope.clone(),
+            })
+        });
+        items.chain(tasks).collect()
+    }
+
+    /// Calls a pure decision with the run as it stands.
+    fn with_view<T>(&self, run: Option<&str>, decide: impl FnOnce(View<'_>) -> T) -> T {
+        match run.and_then(|run| self.data.runs.get(run)) {
+            Some(row) => {
+                let own = self.data.items.values().filter(|item| item.item.run.as_deref() == run);
+                decide(View { run: &row.run, tasks: &row.tasks, next_number: own.count() as u64 + 1 })
+            }
+            None => decide(View { run: &rules::no_run(), tasks: &[], next_number: 1 }),
+        }
+    }
+
+    fn set_state(&mut self, id: &str, state: ItemState) {
+        if let Some(row) = self.data.items.get_mut(id) {
+            row.item.state = state;
+        }
+    }
+
+    /// Cancels one item that has not ended; its claim, if any, is fenced from here on.
+    fn cancel_one(&mut self, id: &str, reason: &str) {
+        let claim = self.end_claim(id);
+        let Some(row) = self.data.items.get_mut(id) else { return };
+        row.item.state = ItemState::Cancelled;
+        row.problem = Some(rules::cancelled(id, reason));
+        let mut events = [rules::cancelled_event(&row.item, reason)];
+        if let Some(claim) = claim {
+            rules::sign(&mut events, id, &claim.holder);
+        }
+        self.emit(events);
+    }
+
+    /// An item ended: what waits for it may go on, or never will and is cancelled.
+    fn settle_dependents(&mut self, id: &str) {
+        let mut ended = vec![id.to_owned()];
+        while let Some(id) = ended.pop() {
+            let Some(row) = self.data.items.get_mut(&id) else { continue };
+            let (state, dependents) = (row.item.state, std::mem::take(&mut row.dependents));
+            for dependent in dependents {
+                let Some(row) = self.data.items.get_mut(&dependent) else { continue };
+                if row.item.state.is_terminal() {
+                    continue;
+                }
+                if state == ItemState::Done {
+                    row.open_dependencies = row.open_dependencies.saturating_sub(1);
+                } else {
+                    self.cancel_one(&dependent, &rules::lost_dependency(&id, state));
+                    ended.push(dependent);
+                }
+            }
+        }
+    }
+
+    fn insert_item(&mut self, item: Item, open_dependencies: u32) {
+        let id = item.work.id.clone();
+        let row = ItemRow {
+            item,
+            arrival: self.data.item_order.len() as u64,
+            open_dependencies,
+            dependents: Vec::new(),
+            not_before: None,
+            claim: None,
+            last_crash: None,
+            result: None,
+            problem: None,
+        };
+        self.data.item_order.push(id.clone());
+        self.data.items.insert(id, row);
+    }
+
+    /// Sets an amount aside, if the run's budget allows it (BUDGET-1).
+    fn set_aside(&mut self, item: &Item, amount: Amount, step: Option<(u32, u64)>) -> Result<String, Problem> {
+        rules::check_amount(amount)?;
+        if let Some(row) = item.run.as_ref().and_then(|run| self.data.runs.get(run)) {
+            rules::check_budget(&row.run, &row.usage, self.data.held(&row.run.id), amount)?;
+        }
+        let id = format!("u-{}", self.data.reservations.len() + 1);
+        self.data.reservations.push(ReservationRow {
+            id: id.clone(),
+            item: item.work.id.clone(),
+            run: item.run.clone(),
+            step,
+            amount,
+            state: ReservationState::Open,
+        });
+        Ok(id)
+    }
+
+    fn add_usage(&mut self, item: &Item, usage: Option<&Usage>) {
+        if let (Some(row), Some(usage)) = (item.run.as_ref().and_then(|run| self.data.runs.get_mut(run)), usage) {
+            row.usage.add(usage);
+        }
+    }
+
+    fn store_artifact(&mut self, run: Option<&str>, item: &str, name: &str, content: Vec<u8>) -> ArtifactRef {
+        let reference = rules::artifact_reference(name, &content);
+        self.data.artifacts.retain(|row| !(row.item == item && row.reference.name == name));
+        self.data.artifacts.push(ArtifactRow {
+            run: run.map(str::to_owned),
+            item: item.to_owned(),
+            reference: reference.clone(),
+            content,
+        });
+        reference
+    }
+
+    fn emit(&mut self, events: impl IntoIterator<Item = NewEvent>) {
+        for event in events {
+            let stored = Event { sequence: self.data.last_sequence() + 1, at: timestamp(self.now), event };
+            self.data.events.push((self.boot.to_owned(), stored));
+        }
+    }
+
+    fn running_items(&self, run: &str) -> Vec<String> {
+        self.items_of(run, |state| state == ItemState::Running)
+    }
+
+    fn open_items(&self, run: &str) -> Vec<String> {
+        self.items_of(run, |state| !state.is_terminal())
+    }
+
+    /// In the order of arrival.
+    fn items_of(&self, run: &str, wanted: impl Fn(ItemState) -> bool) -> Vec<String> {
+        let rows = self.data.item_order.iter().filter_map(|id| self.data.items.get(id));
+        let of_run = rows.filter(|row| row.item.run.as_deref() == Some(run) && wanted(row.item.state));
+        of_run.map(|row| row.item.work.id.clone()).collect()
+    }
+
+    fn refuse_busy_workspace(&self, workspace: &str, but: &str) -> Result<(), Problem> {
+        let busy = self.data.run_order.iter().filter_map(|id| self.data.runs.get(id)).find(|row| {
+            row.run.workspace == workspace
+                && row.run.id != but
+                && rules::is_under_way(row.run.state)
+                && row.run.boot.as_deref().is_some_and(|boot| !self.data.is_dead(boot))
+        });
+        let Some(row) = busy else { return Ok(()) };
+        let pid = row.run.boot.as_ref().and_then(|boot| self.data.boots.get(boot)).map(|row| row.pid);
+        Err(rules::workspace_busy(workspace, &row.run.id, pid))
+    }
+
+    fn known(&mut self, scope: &'static str, key: Option<&String>) -> Option<String> {
+        let known = self.data.keys.get(&(scope, key?.clone())).cloned();
+        self.changed_nothing = known.is_some();
+        known
+    }
+
+    fn remember(&mut self, scope: &'static str, key: Option<String>, id: &str) {
+        if let Some(key) = key {
+            self.data.keys.insert((scope, key), id.to_owned());
+        }
+    }
+}
+
+fn put_task(tasks: &mut Vec<Task>, task: Task) {
+    match tasks.iter_mut().find(|known| known.spec.id == task.spec.id) {
+        Some(known) => *known = task,
+        None => tasks.push(task),
+    }
+    tasks.sort_by_key(|task| task.position);
+}

@@ -1,0 +1,193 @@
+//! The "tables", and what is read from them.
+
+use crate::rules::{self, Holder};
+use crate::types::{Amount, EventQuery, ItemSnapshot, NewCommand, QueueCounts, RunSnapshot, StepRecord};
+use mnemosyne_core::{
+    ArtifactRef, Attempt, Event, EventKind, Item, ItemState, PhaseRecord, Problem, Run, RunState, Task, Usage,
+    WorkResult,
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+#[derive(Default)]
+pub(super) struct Data {
+    pub(super) boots: BTreeMap<String, BootRow>,
+    pub(super) runs: HashMap<String, RunRow>,
+    pub(super) run_order: Vec<String>,
+    pub(super) items: HashMap<String, ItemRow>,
+    /// Ids in the order of arrival.
+    pub(super) item_order: Vec<String>,
+    pub(super) journal: BTreeMap<(String, u32), Vec<StepRecord>>,
+    pub(super) reservations: Vec<ReservationRow>,
+    pub(super) artifacts: Vec<ArtifactRow>,
+    pub(super) commands: Vec<CommandRow>,
+    /// With the boot that wrote each.
+    pub(super) events: Vec<(String, Event)>,
+    /// (scope, key) -> id.
+    pub(super) keys: HashMap<(&'static str, String), String>,
+    /// Of all boots.
+    pub(super) commits: u64,
+}
+
+pub(super) struct BootRow {
+    pub(super) pid: u32,
+    pub(super) alive: bool,
+    pub(super) commits: u64,
+}
+
+pub(super) struct RunRow {
+    pub(super) run: Run,
+    pub(super) phases: Vec<PhaseRecord>,
+    pub(super) tasks: Vec<Task>,
+    /// Kept as the database keeps them; nothing reads them yet.
+    pub(super) attempts: Vec<Attempt>,
+    pub(super) boots: BTreeSet<String>,
+    /// Of settled reservations and steps.
+    pub(super) usage: Usage,
+}
+
+pub(super) struct ItemRow {
+    pub(super) item: Item,
+    /// Place in the order of arrival.
+    pub(super) arrival: u64,
+    pub(super) open_dependencies: u32,
+    pub(super) dependents: Vec<String>,
+    pub(super) not_before: Option<i64>,
+    /// Of the claim under way: present exactly while the state is `Running`.
+    pub(super) claim: Option<ClaimRow>,
+    /// Boot and generation of the last crash, for the poison rule.
+    pub(super) last_crash: Option<String>,
+    pub(super) result: Option<WorkResult>,
+    pub(super) problem: Option<Problem>,
+}
+
+#[derive(Clone)]
+pub(super) struct ClaimRow {
+    pub(super) holder: Holder,
+    pub(super) lease_until: i64,
+    /// Whether it finished a step: then a dead process says nothing about the item.
+    pub(super) progressed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReservationState {
+    Open,
+    Settled,
+    /// Left open by a claim that is over: charged whole (BUDGET-1).
+    Unknown,
+}
+
+pub(super) struct ReservationRow {
+    pub(super) id: String,
+    pub(super) item: String,
+    pub(super) run: Option<String>,
+    /// Attempt and number of the step that made it.
+    pub(super) step: Option<(u32, u64)>,
+    pub(super) amount: Amount,
+    pub(super) state: ReservationState,
+}
+
+pub(super) struct ArtifactRow {
+    pub(super) run: Option<String>,
+    pub(super) item: String,
+    pub(super) reference: ArtifactRef,
+    pub(super) content: Vec<u8>,
+}
+
+pub(super) struct CommandRow {
+    pub(super) command: NewCommand,
+    pub(super) taken: bool,
+}
+
+impl ItemRow {
+    pub(super) fn snapshot(&self, now: i64) -> ItemSnapshot {
+        let mut item = self.item.clone();
+        item.state = rules::shown_state(item.state, self.open_dependencies, self.not_before, now);
+        ItemSnapshot { item, result: self.result.clone(), problem: self.problem.clone() }
+    }
+}
+
+impl Data {
+    pub(super) fn last_sequence(&self) -> u64 {
+        self.events.len() as u64
+    }
+
+    pub(super) fn is_dead(&self, boot: &str) -> bool {
+        !self.boots.get(boot).is_some_and(|row| row.alive)
+    }
+
+    pub(super) fn snapshot(&self, run: &str) -> Option<RunSnapshot> {
+        let row = self.runs.get(run)?;
+        let unknown = self
+            .reservations
+            .iter()
+            .filter(|held| held.run.as_deref() == Some(run) && held.state == ReservationState::Unknown);
+        let restarts = self.events.iter().filter(|(boot, event)| {
+            event.event.kind == EventKind::AgentRestarted && event.event.run.is_none() && row.boots.contains(boot)
+        });
+        Some(RunSnapshot {
+            run: row.run.clone(),
+            phases: row.phases.clone(),
+            tasks: row.tasks.clone(),
+            usage: row.usage.clone(),
+            unknown_turns: unknown.count() as u64,
+            restarts: restarts.count() as u64,
+            last_sequence: self.last_sequence(),
+        })
+    }
+
+    pub(super) fn events_of(&self, query: &EventQuery, own_boot: &str) -> Vec<Event> {
+        let run_boots = query.run.as_ref().map(|run| self.runs.get(run).map(|row| &row.boots));
+        let wanted = |boot: &String, event: &Event| {
+            let of_run = match (&query.run, &run_boots) {
+                (Some(run), Some(boots)) => match &event.event.run {
+                    Some(own) => own == run,
+                    None => boots.is_some_and(|boots| boots.contains(boot)),
+                },
+                _ => true,
+            };
+            let of_agent =
+                query.agent.as_ref().is_none_or(|agent| event.event.agent.as_ref() == Some(agent) && boot == own_boot);
+            of_run && of_agent
+        };
+        let limit = if query.limit == 0 { usize::MAX } else { query.limit as usize };
+        let since = usize::try_from(query.since).unwrap_or(usize::MAX).min(self.events.len());
+        let later = self.events[since..].iter().filter(|(boot, event)| wanted(boot, event));
+        later.take(limit).map(|(_, event)| event.clone()).collect()
+    }
+
+    /// Items that this boot may claim: of no run, or of a running run of its own.
+    pub(super) fn is_ours(&self, item: &Item, boot: &str) -> bool {
+        item.run.as_ref().is_none_or(|run| {
+            self.runs
+                .get(run)
+                .is_some_and(|row| row.run.boot.as_deref() == Some(boot) && row.run.state == RunState::Running)
+        })
+    }
+
+    pub(super) fn queue(&self, boot: &str, now: i64) -> QueueCounts {
+        let mut counts = QueueCounts::default();
+        for row in self.items.values().filter(|row| self.is_ours(&row.item, boot)) {
+            match row.snapshot(now).item.state {
+                ItemState::Ready => counts.ready += 1,
+                ItemState::Running => counts.running += 1,
+                ItemState::Waiting => counts.waiting += 1,
+                _ => {}
+            }
+        }
+        counts
+    }
+
+    /// Tokens and money set aside in a run and not settled.
+    pub(super) fn held(&self, run: &str) -> Amount {
+        let open = self
+            .reservations
+            .iter()
+            .filter(|held| held.run.as_deref() == Some(run) && held.state != ReservationState::Settled);
+        let mut sum = Amount { tokens: 0, usd: Some(0.0) };
+        for held in open {
+            sum.tokens = sum.tokens.saturating_add(held.amount.tokens);
+            sum.usd = Some(sum.usd.unwrap_or_default() + held.amount.usd.unwrap_or_default());
+        }
+        sum
+    }
+}

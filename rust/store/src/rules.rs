@@ -1,0 +1,438 @@
+//! What every backend decides alike: pure functions of records, so that two backends differ only in where rows lie.
+
+use crate::types::{Amount, ClaimRequest, NewCommand, StartStep, StepState};
+use mnemosyne_core::error::codes;
+use mnemosyne_core::{
+    ArtifactRef, Budget, EventKind, Item, ItemKind, ItemState, NewEvent, Phase, PhaseRecord, PhaseState, Problem,
+    ProblemKind, Run, RunOptions, RunState, Usage, WorkItem,
+};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+/// Crashes after which an item is poison, if they happened on enough generations.
+const POISON_CRASHES: u32 = 3;
+/// One broken agent may die three times by itself; a second generation that dies too makes the item the suspect.
+const POISON_GENERATIONS: u32 = 2;
+/// Money is a sum of floating-point prices: what fits but for rounding fits.
+const ROUNDING_USD: f64 = 1e-9;
+/// Said of a claim that nobody renewed.
+pub(crate) const LEASE_EXPIRED: &str = "its lease expired: the agent or its process is gone or stuck";
+/// Texts in events are for people to glance at; the whole is in the item.
+const EVENT_TEXT: usize = 200;
+
+/// Who held a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) boot: String,
+    pub(crate) agent: String,
+    pub(crate) generation: u64,
+}
+
+impl Holder {
+    /// Names one generation of one boot: after a restart of the process generations start at 1 again, and a death there
+    /// is a death elsewhere.
+    fn key(&self) -> String {
+        format!("{}/{}", self.boot, self.generation)
+    }
+}
+
+/// Counts a crash; says whether the item is now poison.
+pub(crate) fn count_crash(item: &mut Item, last_crash: &mut Option<String>, holder: &Holder) -> bool {
+    item.crashes += 1;
+    let key = holder.key();
+    if last_crash.as_ref() != Some(&key) {
+        item.crash_generations += 1;
+        *last_crash = Some(key);
+    }
+    item.crashes >= POISON_CRASHES && item.crash_generations >= POISON_GENERATIONS
+}
+
+/// Why a poisonous item is dead.
+pub(crate) fn poison(item: &Item) -> Problem {
+    Problem::new(
+        ProblemKind::Agent,
+        codes::POISON,
+        format!("{} took its agent down {} times and is not tried again", item.work.id, item.crashes),
+    )
+    .because(format!("it happened on {} generations of agents, so the item is the cause", item.crash_generations))
+    .hint(match &item.run {
+        Some(run) => format!("mnemosyne show {run}"),
+        None => "look at the item's work_failed events for what it did".to_owned(),
+    })
+}
+
+/// Whether an amount fits beside what is used and what is set aside (BUDGET-1).
+pub(crate) fn check_budget(run: &Run, used: &Usage, held: Amount, amount: Amount) -> Result<(), Problem> {
+    let refuse = |what: String, flag: String| {
+        Problem::new(ProblemKind::Budget, codes::BUDGET, format!("the budget of run {} is used up", run.id))
+            .because(what)
+            .hint(format!("mnemosyne resume {} {flag}", run.id))
+    };
+    if let Some(limit) = run.budget.tokens {
+        let taken = used.tokens().saturating_add(held.tokens);
+        let wanted = taken.saturating_add(amount.tokens);
+        if wanted > limit {
+            let what = format!(
+                "{} tokens are asked for, {} of {limit} are used and {} set aside",
+                amount.tokens,
+                used.tokens(),
+                held.tokens
+            );
+            return Err(refuse(what, format!("--budget-tokens {}", wanted.max(limit.saturating_mul(2)))));
+        }
+    }
+    if let Some(limit) = run.budget.usd {
+        let held_usd = held.usd.unwrap_or_default();
+        let asked = amount.usd.unwrap_or_default();
+        let wanted = used.cost_usd + held_usd + asked;
+        if wanted > limit + ROUNDING_USD {
+            let what = format!(
+                "${asked:.4} are asked for, ${:.4} of ${limit:.4} are used and ${held_usd:.4} set aside",
+                used.cost_usd
+            );
+            return Err(refuse(what, format!("--budget-usd {:.2}", wanted.max(limit * 2.0))));
+        }
+    }
+    Ok(())
+}
+
+/// A reservation that cannot be counted would make every later sum nonsense.
+pub(crate) fn check_amount(amount: Amount) -> Result<(), Problem> {
+    match amount.usd {
+        Some(usd) if !usd.is_finite() || usd < 0.0 => Err(bad_item(format!("a reservation of {usd} US dollars"))
+            .because("an amount of money is a finite number that is not negative")),
+        _ => Ok(()),
+    }
+}
+
+/// A resumed run's budget: what is given replaces what was, what is not given stays.
+pub(crate) fn raise_budget(budget: &mut Budget, given: Option<Budget>) {
+    if let Some(given) = given {
+        budget.usd = given.usd.or(budget.usd);
+        budget.tokens = given.tokens.or(budget.tokens);
+    }
+}
+
+/// A user's own item as it is stored.
+pub(crate) fn own_item(work: WorkItem) -> Result<Item, Problem> {
+    if work.id.trim().is_empty() {
+        return Err(bad_item("the work item has no id").hint("give it an id that is unique in the store"));
+    }
+    if work.priority > 10 {
+        return Err(bad_item(format!("work item {} has the priority {}", work.id, work.priority))
+            .hint("use 0 (last) to 10 (first)"));
+    }
+    if !work.timeout_seconds.is_finite() || work.timeout_seconds <= 0.0 {
+        return Err(bad_item(format!("work item {} has the time limit {}", work.id, work.timeout_seconds))
+            .hint("give a positive number of seconds"));
+    }
+    Ok(Item {
+        work,
+        run: None,
+        task: None,
+        kind: ItemKind::Work,
+        state: ItemState::Ready,
+        epoch: 0,
+        crashes: 0,
+        crash_generations: 0,
+        model_failures: 0,
+    })
+}
+
+/// `Ready` in the rows means "not claimed and not ended"; people are told whether it waits.
+pub(crate) fn shown_state(state: ItemState, open_dependencies: u32, not_before: Option<i64>, now: i64) -> ItemState {
+    match state {
+        ItemState::Ready if open_dependencies > 0 || not_before.is_some_and(|at| at > now) => ItemState::Waiting,
+        other => other,
+    }
+}
+
+/// What `next_items` is given for an item without a run; nothing of it is stored.
+pub(crate) fn no_run() -> Run {
+    Run {
+        id: String::new(),
+        prompt: None,
+        spec: None,
+        plan: None,
+        workspace: String::new(),
+        options: RunOptions::default(),
+        budget: Budget::default(),
+        state: RunState::Running,
+        phase: Phase::PlanToArtifacts,
+        boot: None,
+        resumes: 0,
+        error: None,
+        created_at: 0,
+        ended_at: None,
+    }
+}
+
+/// All phases of a run that has not begun.
+pub(crate) fn pending_phases() -> Vec<PhaseRecord> {
+    let pending = |name: &Phase| PhaseRecord {
+        name: *name,
+        state: PhaseState::Pending,
+        started_at: None,
+        ended_at: None,
+        artifact: None,
+    };
+    Phase::ALL.iter().map(pending).collect()
+}
+
+/// A phase's change with its times.
+pub(crate) fn change_phase(phase: &mut PhaseRecord, state: PhaseState, artifact: Option<String>, now: i64) {
+    phase.state = state;
+    if artifact.is_some() {
+        phase.artifact = artifact;
+    }
+    match state {
+        PhaseState::Running => {
+            phase.started_at = phase.started_at.or(Some(now));
+            phase.ended_at = None;
+        }
+        PhaseState::Done | PhaseState::Failed => {
+            phase.started_at = phase.started_at.or(Some(now));
+            phase.ended_at = Some(now);
+        }
+        PhaseState::Pending | PhaseState::Skipped => {}
+    }
+}
+
+/// Whether a run is being worked on, if its boot lives.
+pub(crate) fn is_under_way(state: RunState) -> bool {
+    matches!(state, RunState::Running | RunState::Paused | RunState::Waiting)
+}
+
+/// Refuses states that `stop_run` is not for.
+pub(crate) fn stop_event(run: &str, state: RunState, problem: &Problem) -> Result<NewEvent, Problem> {
+    let kind = match state {
+        RunState::Interrupted => EventKind::RunInterrupted,
+        RunState::Budget => EventKind::BudgetExceeded,
+        other => {
+            return Err(Problem::new(
+                ProblemKind::InvalidInput,
+                codes::ITEM_INVALID,
+                format!("a run cannot be stopped as {other}"),
+            )
+            .hint("stop it as interrupted or budget"));
+        }
+    };
+    Ok(NewEvent { run: Some(run.to_owned()), ..NewEvent::new(kind) }
+        .with("code", problem.code.clone())
+        .with("message", problem.message.clone())
+        .with("reason", problem.reason.clone()))
+}
+
+/// `run_resumed`.
+pub(crate) fn resumed_event(run: &Run) -> NewEvent {
+    NewEvent { run: Some(run.id.clone()), phase: Some(run.phase), ..NewEvent::new(EventKind::RunResumed) }
+        .with("resumes", run.resumes)
+}
+
+/// An event about an item.
+pub(crate) fn item_event(kind: EventKind, item: &Item) -> NewEvent {
+    NewEvent {
+        run: item.run.clone(),
+        phase: Some(item.work.phase),
+        task: item.task.clone(),
+        item: Some(item.work.id.clone()),
+        role: Some(item.work.role),
+        epoch: Some(item.epoch),
+        attempt: Some(item.work.attempt),
+        ..NewEvent::new(kind)
+    }
+}
+
+/// Events about the item that was claimed say by whom, where nobody said so before.
+pub(crate) fn sign(events: &mut [NewEvent], item: &str, holder: &Holder) {
+    for event in events.iter_mut().filter(|event| event.item.as_deref() == Some(item) && event.agent.is_none()) {
+        event.agent = Some(holder.agent.clone());
+        event.generation = Some(holder.generation);
+    }
+}
+
+/// `work_failed` of a claim that ended without a result.
+pub(crate) fn failed_event(item: &Item, error: &str) -> NewEvent {
+    item_event(EventKind::WorkFailed, item).with("error", clip(error, 2_000))
+}
+
+/// `work_cancelled`.
+pub(crate) fn cancelled_event(item: &Item, reason: &str) -> NewEvent {
+    item_event(EventKind::WorkCancelled, item).with("reason", clip(reason, 2_000))
+}
+
+/// `work_started`, and the agent's own event, which has no run (`api.md` section 3).
+pub(crate) fn claim_events(item: &Item, request: &ClaimRequest) -> Vec<NewEvent> {
+    let description = clip(&item.work.description, EVENT_TEXT);
+    let started = NewEvent {
+        agent: Some(request.agent.clone()),
+        generation: Some(request.generation),
+        ..item_event(EventKind::WorkStarted, item)
+    };
+    let agent = NewEvent { run: None, kind: EventKind::AgentStartedWithTask, ..started.clone() };
+    vec![
+        started.with("kind", item.kind.as_str()).with("description", description.clone()),
+        agent.with("agent_id", request.agent.clone()).with("description", description),
+    ]
+}
+
+/// `step_started`: what the caller says of it, and our own three keys.
+pub(crate) fn step_started(item: &Item, holder: &Holder, step: &StartStep, number: u64) -> Result<NewEvent, Problem> {
+    let detail = match &step.detail {
+        Value::Null => Map::new(),
+        Value::Object(detail) => detail.clone(),
+        _ => return Err(bad_item(format!("the detail of step {:?} is not an object", step.name))),
+    };
+    let mut event = NewEvent {
+        attempt: Some(step.attempt),
+        agent: Some(holder.agent.clone()),
+        generation: Some(holder.generation),
+        data: detail,
+        ..item_event(EventKind::StepStarted, item)
+    };
+    event = event.with("name", step.name.clone()).with("kind", step.kind.clone()).with("number", number);
+    Ok(event)
+}
+
+/// `step_finished`.
+pub(crate) fn step_finished(
+    item: &Item,
+    holder: &Holder,
+    step: (&str, &str, u32, u64),
+    error: Option<&str>,
+    usage: Option<&Usage>,
+) -> NewEvent {
+    let (name, kind, attempt, number) = step;
+    let mut event = NewEvent {
+        attempt: Some(attempt),
+        agent: Some(holder.agent.clone()),
+        generation: Some(holder.generation),
+        ..item_event(EventKind::StepFinished, item)
+    };
+    let state = if error.is_some() { StepState::Failed } else { StepState::Finished };
+    event = event.with("name", name).with("kind", kind).with("number", number).with("state", json!(state));
+    if let Some(error) = error {
+        event = event.with("error", clip(error, EVENT_TEXT));
+    }
+    match usage {
+        Some(usage) => event.with("usage", json!(usage)),
+        None => event,
+    }
+}
+
+/// Why an item is cancelled.
+pub(crate) fn cancelled(item: &str, reason: &str) -> Problem {
+    Problem::new(ProblemKind::Closed, codes::CLOSED, format!("work item {item} was cancelled")).because(reason)
+}
+
+/// Said of what waited for an item that ended without success: it would wait for ever.
+pub(crate) fn lost_dependency(dependency: &str, state: ItemState) -> String {
+    format!("it depends on {dependency}, which is {state}")
+}
+
+/// Something about an item that cannot be used.
+pub(crate) fn bad_item(message: impl Into<String>) -> Problem {
+    Problem::new(ProblemKind::InvalidInput, codes::ITEM_INVALID, message)
+}
+
+/// An id that names no item.
+pub(crate) fn no_such_item(item: &str) -> Problem {
+    bad_item(format!("there is no work item {item}")).hint("mnemosyne runs lists the runs of this store")
+}
+
+/// One item of a run is not cancelled by itself: the run would wait for it for ever.
+pub(crate) fn item_of_a_run(item: &str, run: &str) -> Problem {
+    bad_item(format!("{item} belongs to run {run} and cannot be cancelled alone"))
+        .hint(format!("mnemosyne cancel {run}"))
+}
+
+/// An item whose dependency is already lost.
+pub(crate) fn dead_dependency(item: &str, dependency: &str, state: ItemState) -> Problem {
+    bad_item(format!("work item {item} depends on {dependency}, which is {state}"))
+        .because("it could never be started")
+        .hint("depend on an item that is done or still to be done; nothing was stored")
+}
+
+/// A dependency on nothing.
+pub(crate) fn dangling(item: &str, dependency: &str) -> Problem {
+    Problem::new(
+        ProblemKind::InvalidInput,
+        codes::PLAN_DANGLING,
+        format!("work item {item} depends on {dependency:?}, which is not in the store"),
+    )
+    .hint("submit the dependency first; nothing was stored")
+}
+
+/// An id that is taken.
+pub(crate) fn duplicate(what: &str, id: &str) -> Problem {
+    Problem::new(ProblemKind::InvalidInput, codes::PLAN_DUPLICATE, format!("the {what} id {id:?} is used already"))
+        .hint("choose another id, or give an idempotency key to submit the same thing twice; nothing was stored")
+}
+
+/// A step that is not open.
+pub(crate) fn no_such_step(item: &str, number: u64) -> Problem {
+    bad_item(format!("step {number} of {item} is not open")).because("it was never started or has ended")
+}
+
+/// A reservation that is not open.
+pub(crate) fn no_such_reservation(item: &str, reservation: &str) -> Problem {
+    bad_item(format!("reservation {reservation} of {item} is not open")).because("it was never made or is settled")
+}
+
+/// An id that names no run.
+pub(crate) fn no_such_run(run: &str) -> Problem {
+    Problem::new(ProblemKind::InvalidInput, codes::RUN_NOT_FOUND, format!("there is no run {run} in this store"))
+        .hint("mnemosyne runs")
+}
+
+/// A run that has ended.
+pub(crate) fn run_ended(run: &Run) -> Problem {
+    Problem::new(
+        ProblemKind::InvalidInput,
+        codes::RUN_ENDED,
+        format!("run {} is {} and cannot go on", run.id, run.state),
+    )
+    .hint(format!("mnemosyne show {}", run.id))
+}
+
+/// A run that a live boot works on.
+pub(crate) fn run_lives(run: &str, pid: Option<u32>) -> Problem {
+    let who = process(pid);
+    Problem::new(ProblemKind::InvalidInput, codes::RUN_LIVES, format!("run {run} is being worked on by {who}"))
+        .because("two processes must not drive one run")
+        .hint(format!("wait for it, or: mnemosyne cancel {run}"))
+}
+
+/// A workspace that another run changes.
+pub(crate) fn workspace_busy(workspace: &str, run: &str, pid: Option<u32>) -> Problem {
+    let who = process(pid);
+    Problem::new(ProblemKind::InvalidInput, codes::WORKSPACE_BUSY, format!("run {run} works in {workspace} already"))
+        .because(format!("{who} drives it, and two runs would overwrite each other's files"))
+        .hint(format!("wait for it, choose another --workspace, or: mnemosyne cancel {run}"))
+}
+
+/// What an artifact's content is called.
+pub(crate) fn artifact_reference(name: &str, content: &[u8]) -> ArtifactRef {
+    let digest = Sha256::digest(content);
+    let sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    ArtifactRef { name: name.to_owned(), sha256, size: content.len() as u64 }
+}
+
+fn process(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
+/// A command that names nothing to do would be taken and forgotten.
+pub(crate) fn check_command(command: &NewCommand) -> Result<(), Problem> {
+    if command.kind.trim().is_empty() {
+        return Err(bad_item("a command has no kind"));
+    }
+    Ok(())
+}
+
+fn clip(text: &str, limit: usize) -> String {
+    match text.char_indices().nth(limit) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

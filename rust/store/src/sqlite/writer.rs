@@ -1,0 +1,140 @@
+//! The one thread that writes, with group commit.
+//!
+//! It takes all operations that have arrived, runs each in a savepoint of one IMMEDIATE transaction, commits, and only
+//! then answers everybody (**DUR-1**). While it waits for the disk the next group gathers, so one sync pays for as many
+//! operations as there are callers; a lone caller does not wait for anybody. A savepoint per operation (12 % of the
+//! time, `spikes.md` section 3) keeps one refusal from undoing its neighbours.
+//!
+//! A commit that fails, say on a full disk, is answered to all of its group and changes nothing; the thread goes on.
+
+use super::failure::{Failure, broken};
+use super::write::Write;
+use crate::boot::Boot;
+use crate::clock::Clock;
+use mnemosyne_core::Problem;
+use rusqlite::Connection;
+use std::path::PathBuf;
+use std::sync::mpsc::Receiver;
+use tokio::sync::{oneshot, watch};
+
+/// More would only make the first of them wait longer.
+const GROUP: usize = 1_024;
+
+/// One operation on its way.
+pub(crate) trait Job: Send {
+    /// Runs it; `false` if it must be undone.
+    fn run(&mut self, write: &Write<'_>) -> bool;
+    /// Says how it went, after the commit.
+    fn answer(self: Box<Self>, committed: Result<(), Problem>);
+}
+
+/// A job from a function and the place where its answer goes.
+pub(crate) struct Operation<F, T> {
+    pub(crate) run: Option<F>,
+    pub(crate) outcome: Option<Result<T, Problem>>,
+    pub(crate) reply: oneshot::Sender<Result<T, Problem>>,
+}
+
+impl<F, T> Job for Operation<F, T>
+where
+    F: FnOnce(&Write<'_>) -> Result<T, Failure> + Send,
+    T: Send,
+{
+    fn run(&mut self, write: &Write<'_>) -> bool {
+        let outcome = self.run.take().map(|run| run(write).map_err(|failure| failure.into_problem(write.path)));
+        self.outcome = outcome;
+        matches!(self.outcome, Some(Ok(_)))
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), Problem>) {
+        let answer = match (committed, self.outcome) {
+            (Err(problem), _) => Err(problem),
+            (Ok(()), Some(outcome)) => outcome,
+            // Not reached: whoever is committed was run. Dropping the sender is an error for the caller too.
+            (Ok(()), None) => return,
+        };
+        // A caller that went away does not undo what is committed.
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// What the thread owns.
+pub(crate) struct Writer {
+    pub(crate) connection: Connection,
+    pub(crate) jobs: Receiver<Box<dyn Job>>,
+    pub(crate) changed: watch::Sender<u64>,
+    pub(crate) clock: Clock,
+    pub(crate) path: PathBuf,
+    pub(crate) state_directory: PathBuf,
+    /// The lock of the boot ends with the last write, not before.
+    pub(crate) boot: Boot,
+}
+
+impl Writer {
+    /// Until every sender is gone and everything that was sent is answered.
+    pub(crate) fn work(self) {
+        while let Ok(first) = self.jobs.recv() {
+            let mut group = vec![first];
+            while group.len() < GROUP
+                && let Ok(next) = self.jobs.try_recv()
+            {
+                group.push(next);
+            }
+            let outcome = self.commit(&mut group).map_err(|error| broken(&self.path, &error));
+            let committed = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
+            for job in group {
+                job.answer(committed.clone());
+            }
+            if let Ok(Some(last)) = outcome {
+                // Told even where the number is the same: a commit without an event can make work claimable.
+                self.changed.send_replace(last);
+            }
+        }
+    }
+
+    /// One transaction; the last sequence, if anything changed.
+    fn commit(&self, group: &mut [Box<dyn Job>]) -> rusqlite::Result<Option<u64>> {
+        let outcome = self.transaction(group);
+        if outcome.is_err() && !self.connection.is_autocommit() {
+            // Nothing more can be done about an error here: the next BEGIN will say so.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        outcome
+    }
+
+    fn transaction(&self, group: &mut [Box<dyn Job>]) -> rusqlite::Result<Option<u64>> {
+        self.say("BEGIN IMMEDIATE")?;
+        let mut changed = false;
+        for job in group {
+            changed |= self.run(job.as_mut())?;
+        }
+        let last = if changed { Some(super::events::last_sequence(&self.connection)?) } else { None };
+        self.say("COMMIT")?;
+        Ok(last)
+    }
+
+    /// One operation in its savepoint; whether it changed anything.
+    fn run(&self, job: &mut dyn Job) -> rusqlite::Result<bool> {
+        let write = Write {
+            connection: &self.connection,
+            boot: self.boot.id(),
+            now: (self.clock)(),
+            path: &self.path,
+            state_directory: &self.state_directory,
+        };
+        self.say("SAVEPOINT operation")?;
+        let before = self.connection.total_changes();
+        if job.run(&write) {
+            self.say("RELEASE operation")?;
+            return Ok(self.connection.total_changes() != before);
+        }
+        // Where SQLite undid the whole transaction (full disk), this fails, and with it the group.
+        self.say("ROLLBACK TO operation")?;
+        self.say("RELEASE operation")?;
+        Ok(false)
+    }
+
+    fn say(&self, sql: &str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(sql)?.execute([]).map(|_| ())
+    }
+}
