@@ -21,8 +21,11 @@ so that the process stays at about 10 MB and starts in 20 ms; importing asyncio 
 :class:`Guard`, the client.
 """
 
+# ruff: noqa: E402 - the client's imports come after the program, on purpose
+
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import gc
@@ -131,10 +134,8 @@ def _end_descendants() -> None:
         except ChildProcessError:
             return
         for pid in _descendants(os.getpid()):
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         signal.sigtimedwait({signal.SIGCHLD}, pause)
         pause = min(pause * 2, 0.05)
 
@@ -184,10 +185,8 @@ def _keep(guard: int, argv: list[str], cwd: str, env: dict[str, str], descriptor
         # A copy of another command's pipe would keep that pipe open; a copy of the socket would hide its end.
         for name in os.listdir("/proc/self/fd"):
             if int(name) >= len(descriptors):
-                try:
+                with contextlib.suppress(OSError):
                     os.close(int(name))
-                except OSError:
-                    pass
         keeper = os.getpid()
         command = os.fork()
         if command == 0:
@@ -317,11 +316,9 @@ class _GuardProcess:
 
     def _watch_parent(self) -> None:
         """Also watch the parent itself: a fork of it may hold a copy of the socket, which then does not end."""
-        try:
+        # Fails on too old a kernel, or if the parent is gone already, which the end of the socket tells as well.
+        with contextlib.suppress(OSError):
             self.poll.register(os.pidfd_open(self.parent), select.POLLIN)
-        except OSError:
-            # Too old a kernel, or the parent is gone already, which the end of the socket tells as well.
-            pass
 
     def _prepare(self) -> str | None:
         """Take the lock and make the scratch directories; return what went wrong."""
@@ -413,7 +410,7 @@ class _GuardProcess:
             if command is not None:
                 _terminate(command)
         elif operation == "kill":
-            concerned = {number for number, command in self.commands.items() if command.tag == header["tag"]}
+            concerned = {number for number, command in self.commands.items() if _is_meant(command, header)}
             for number in concerned:
                 _terminate(self.commands[number])
             self.kills.append((int(str(header["number"])), concerned))
@@ -441,7 +438,8 @@ class _GuardProcess:
         try:
             self._open_pipes(command, theirs, merge=bool(header.get("merge_output")))
             argv, env = header["argv"], header["env"]
-            assert isinstance(argv, list) and isinstance(env, dict)
+            assert isinstance(argv, list)
+            assert isinstance(env, dict)
             signal.pthread_sigmask(signal.SIG_BLOCK, _KEEPER_SIGNALS)
             try:
                 guard = os.getpid()
@@ -565,6 +563,10 @@ class _GuardProcess:
         self.poll.unregister(descriptor)
         del self.by_descriptor[descriptor]
         os.close(descriptor)
+
+
+def _is_meant(command: _Command, header: dict[str, object]) -> bool:
+    return command.number == header["target"] if "target" in header else command.tag == header["tag"]
 
 
 def _terminate(command: _Command) -> None:
@@ -710,12 +712,11 @@ class Spawned:
     """Its first line of output, without the line end."""
     _number: int = field(repr=False)
     _guard: Guard = field(repr=False)
-    _ended: asyncio.Future[CommandResult] = field(repr=False)
 
     async def stop(self) -> None:
-        """End it with everything it started; returns when it is gone. Use the event loop that spawned it."""
-        self._guard._send({"op": "cancel", "target": self._number})
-        await asyncio.shield(self._ended)
+        """End it with everything it started; returns when it is gone. Idempotent; from any event loop."""
+        if self._guard.alive:
+            await self._guard._kill({"target": self._number})
 
 
 class Guard:
@@ -853,7 +854,7 @@ class Guard:
             await asyncio.wait(either, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if pending.line.done():
                 pid, line = pending.line.result()
-                return Spawned(pid, line, number, self, pending.ended)
+                return Spawned(pid, line, number, self)
         except asyncio.CancelledError:
             await self._cancel(number, pending)
             raise
@@ -867,8 +868,7 @@ class Guard:
 
     async def kill(self, tag: str) -> None:
         """End every command of ``tag``; returns when the last one and all it started are gone."""
-        _, pending = self._request({"op": "kill", "tag": tag}, b"")
-        await pending.ended
+        await self._kill({"tag": tag})
 
     async def close(self) -> None:
         """End every command and the guard; returns when it is gone. Idempotent."""
@@ -922,6 +922,10 @@ class Guard:
             # The reader sees the same end, and fails whatever is pending.
             pass
 
+    async def _kill(self, which: dict[str, object]) -> None:
+        _, pending = self._request({"op": "kill", **which}, b"")
+        await pending.ended
+
     async def _cancel(self, number: int, pending: _Pending) -> None:
         self._send({"op": "cancel", "target": number})
         await asyncio.wait({pending.ended}, timeout=_CANCEL_PATIENCE_SECONDS)
@@ -931,10 +935,8 @@ class Guard:
     def _hang_up(self) -> None:
         with self._lock:
             self._alive = False
-        try:
+        with contextlib.suppress(OSError):
             self._channel.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
 
     def _read(self) -> None:
         buffer = bytearray()
@@ -957,11 +959,9 @@ class Guard:
             waiting, self._on_gone = self._on_gone, []
         self._ready.set()
         for callback in waiting:
-            try:
+            # Raised if the loop that wanted to know is closed.
+            with contextlib.suppress(RuntimeError):
                 callback()
-            except RuntimeError:
-                # The loop that wanted to know is closed.
-                pass
 
     def _deliver(self, header: dict[str, object], payload: bytes) -> None:
         event, error = header["event"], header.get("error")
@@ -1005,11 +1005,9 @@ def _guard_problem(reason: str) -> EnvironmentProblem:
 
 
 def _from_thread(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
-    try:
+    # Raised if the loop that asked is closed; then nobody waits for the answer.
+    with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(function, *arguments)
-    except RuntimeError:
-        # The loop that asked is closed; nobody waits for the answer.
-        pass
 
 
 def _resolve(future: asyncio.Future[object], value: object) -> None:

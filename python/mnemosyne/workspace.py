@@ -5,16 +5,16 @@ change bytes. The shadow repository lies in the run's directory and is used with
 
 ```
 <directory>/git/                  bare; refs/heads/accepted is what was accepted so far; complete or absent (renamed)
-<directory>/trees/t1-1/           the tree of attempt 1 of task t1: plain files without a `.git`, so that a command in it
-<directory>/trees/t1-1.index      cannot reach the shadow repository; its index
+<directory>/trees/t1-1/           the tree of attempt 1 of task t1: plain files without a `.git`, so that a command
+<directory>/trees/t1-1.index      in it cannot reach the shadow repository; its index
 <directory>/trees/t1-1.json       its base; written last, so a tree without it is rebuilt
 <directory>/gates/<random>/       throwaway checkouts
 ```
 
-TRUTH-1 is measured here: :meth:`Workspace.run_gates` runs the acceptance commands itself, on the base and on the commit.
-:meth:`Workspace.apply` may be interrupted anywhere and run again (``kill -9`` included), and never overwrites what the
-user changed. All git goes through the guard, several commands to one shell where they belong together: a round trip
-costs about 5 ms, a git command 1.5 ms.
+TRUTH-1 is measured here: :meth:`Workspace.run_gates` runs the acceptance commands itself, on the base and on the
+commit. :meth:`Workspace.apply` may be interrupted anywhere and run again (``kill -9`` included), and never overwrites
+what the user changed. All git goes through the guard, several commands to one shell where they belong together: a round
+trip costs about 5 ms, a git command 1.5 ms.
 """
 
 from __future__ import annotations
@@ -433,7 +433,7 @@ class Workspace:
         return result.stdout.decode("utf-8", "replace")
 
     async def overview(self, limit_bytes: int) -> str:
-        """Return the accepted files as text for a prompt: the smallest whole, up to ``limit_bytes``, the others by name."""
+        """Return the accepted files as text for a prompt: the smallest whole, up to a limit, the others by name."""
         listing = await self._git('git ls-tree -r -l -z "$1"', _ACCEPTED)
         files: list[tuple[int, str, str]] = []
         others: list[str] = []
@@ -669,7 +669,8 @@ class Workspace:
                 return await asyncio.to_thread(writer.check)
 
             checked = await journal("accept_check", check, input=key)
-            assert isinstance(checked, dict) and isinstance(checked["write"], list)
+            assert isinstance(checked, dict)
+            assert isinstance(checked["write"], list)
             if checked["conflict"] is not None:
                 return ApplyResult(str(checked["conflict"]), [])
             ours = {str(path) for path in checked["write"]}
@@ -974,7 +975,7 @@ def _make_plain(tree: Path) -> None:
             directories[:] = [name for name in directories if name != ".git"]
 
 
-class _Changed(Exception):
+class _ChangedError(Exception):
     """Something in the workspace is neither as before nor as after."""
 
     def __init__(self, path: str) -> None:
@@ -1001,7 +1002,7 @@ class _Writer:
             try:
                 if self._is_due(entry, self._ending):
                     todo.append(entry.path)
-            except _Changed as problem:
+            except _ChangedError as problem:
                 changed.append(problem.path)
         return {"conflict": _conflict_text(changed) if changed else None, "write": [] if changed else todo}
 
@@ -1014,7 +1015,7 @@ class _Writer:
                 for entry in entries:
                     self._is_due(entry, self._ending)
                 self._move(entries, self._ending)
-            except _Changed as problem:
+            except _ChangedError as problem:
                 self._put_back(entries)
                 return _conflict_text([problem.path])
         except OSError as error:
@@ -1033,11 +1034,11 @@ class _Writer:
         written = []
         for entry in entries:
             # Everything else is the user's now, or was never written.
-            with contextlib.suppress(_Changed):
+            with contextlib.suppress(_ChangedError):
                 if self._state(entry.reversed(), self._beginning) == entry.after:
                     written.append(entry.reversed())
         for entry in _in_order(written):
-            with contextlib.suppress(_Changed):
+            with contextlib.suppress(_ChangedError):
                 self._move([entry], self._beginning)
 
     def _move(self, entries: list[_Entry], ending: set[str]) -> None:
@@ -1054,7 +1055,7 @@ class _Writer:
                     self._replace(entry, path, entry.after, ending)
             except (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError) as problem:
                 # Somebody was faster, between the look and the rename.
-                raise _Changed(entry.path) from problem
+                raise _ChangedError(entry.path) from problem
             folders.add(path.parent)
         for folder in folders:
             _sync_directory(folder)
@@ -1063,14 +1064,14 @@ class _Writer:
         """Return whether the path is still as before; False if it is as after.
 
         Raises:
-            _Changed: It is neither.
+            _ChangedError: It is neither.
         """
         state = self._state(entry, ending)
         if state == entry.after:
             return False
         if state == entry.before:
             return True
-        raise _Changed(entry.path)
+        raise _ChangedError(entry.path)
 
     def _state(self, entry: _Entry, ending: set[str]) -> _State | None:
         """Return what is at the path; None for nothing, or for something that ends before this path begins."""
@@ -1084,7 +1085,7 @@ class _Writer:
                 # What should go away is gone, whatever stands there now; else never through a link, which may lead out.
                 if entry.after is None or path.relative_to(self._root).as_posix() in ending:
                     return None
-                raise _Changed(entry.path)
+                raise _ChangedError(entry.path)
         path = self._root / entry.path
         mode = _mode(path)
         if mode is None:
@@ -1099,7 +1100,7 @@ class _Writer:
             and None in (entry.before, entry.after)
         ):
             return None
-        raise _Changed(entry.path)
+        raise _ChangedError(entry.path)
 
     def _ends(self, folder: Path, ending: set[str]) -> bool:
         """Return whether every file below ``folder`` goes away."""

@@ -9,9 +9,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import JsonValue
-
 from mnemosyne.errors import Fenced
+from pydantic import JsonValue
 
 __all__ = ["MemoryJournal", "PowerCut"]
 

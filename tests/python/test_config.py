@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from mnemosyne.config.secrets import NO_KEY, resolve_api_key
 from mnemosyne.config.settings import check_base_url, default_store, interpreter, state_directory
 from mnemosyne.errors import EnvironmentProblem, InvalidInput, MissingCredential
@@ -118,7 +117,9 @@ def test_the_interpreter_is_this_python_unless_another_is_named(monkeypatch: pyt
         interpreter()
 
 
-def test_an_embedding_program_is_never_taken_for_an_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_embedding_program_is_never_taken_for_an_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = tmp_path / "embed"
     program.write_text("#!/bin/sh\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)

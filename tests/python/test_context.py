@@ -7,13 +7,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from journal_in_memory import MemoryJournal, PowerCut
-from pydantic import JsonValue
-
 from mnemosyne.agents.context import AgentContext
 from mnemosyne.canonical import sha256_json
 from mnemosyne.errors import AgentError, BudgetExceeded, Fenced
-from mnemosyne.llm import TurnFailed
+from mnemosyne.llm import TurnError
 from mnemosyne.models import Phase, Usage, WorkItem
+from pydantic import JsonValue
 
 
 def context_on(journal: MemoryJournal | None, attempt: int = 1) -> AgentContext:
@@ -123,9 +122,9 @@ async def test_what_a_failed_turn_spent_is_settled_and_unknown_stays_unknown() -
     for usage in (Usage(input_tokens=5), None):
 
         async def fail(usage: Usage | None = usage) -> tuple[JsonValue, Usage | None]:
-            raise TurnFailed("no", code="MN-0403", fatal=False, usage=usage)
+            raise TurnError("no", code="MN-0403", fatal=False, usage=usage)
 
-        with pytest.raises(TurnFailed):
+        with pytest.raises(TurnError):
             await context_on(journal).journaled("turn", kind="turn", input=None, function=fail)
     settled = [call["usage"] for call in journal.calls if call["op"] == "step_fail"]
     assert settled == [Usage(input_tokens=5).model_dump(mode="json"), None]
@@ -175,7 +174,8 @@ async def test_once_1_a_tool_that_failed_or_was_cut_is_described_and_not_run() -
         journal.records[0] |= {"state": state, "output": None}
         context = context_on(journal)
         again = [
-            await context.journaled("tool:x", kind="tool", input=1, function=run, interrupted=describe) for _ in range(2)
+            await context.journaled("tool:x", kind="tool", input=1, function=run, interrupted=describe)
+            for _ in range(2)
         ]
         # The second call with the same input is a new one, as a new call of the same tool is.
         assert again == ["described", "ran"]

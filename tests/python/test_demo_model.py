@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
-import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
-
+from mnemosyne.agents import prompts
+from mnemosyne.agents.orchestrator import FullSpec, Spec
+from mnemosyne.agents.reviewer import Judgement
 from mnemosyne.demo import rules, wire
 from mnemosyne.demo.model import ABILITIES, answer
 from mnemosyne.demo.sample import DEMO_PROMPT, copy_sample, free_directory, is_sample
 from mnemosyne.errors import InvalidInput
+from mnemosyne.guard import Guard
 from mnemosyne.models import Plan, PlanTask
+from mnemosyne.tools.toolbox import Toolbox
+from pydantic import BaseModel, JsonValue
 
 Body = dict[str, object]
+Answer = TypeVar("Answer", bound=BaseModel)
 
 EXECUTOR_TOOLS = [
     {"name": name, "description": name, "input_schema": {"type": "object", "properties": {}}}
@@ -27,20 +34,16 @@ EXECUTOR_TOOLS = [
 ]
 
 
-# --- a tiny harness: prompts as the agents write them, tools on a real folder, tests for real -----------------------
+# --- a tiny harness: the prompts of the agents, tools on a real folder, tests for real ------------------------------
 
 
 def overview(folder: Path) -> str:
-    entries = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            entries.append(f'<file path="{path.relative_to(folder)}">\n{path.read_text()}</file>')
-    return "\n".join(entries)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+    return "\n".join(prompts.file_section(str(path.relative_to(folder)), path.read_text()) for path in files)
 
 
-def section(tag: str, text: object) -> str:
-    content = text if isinstance(text, str) else json.dumps(text)
-    return f"<{tag}>\n{content}\n</{tag}>"
+def asked(prompt: str, folder: Path) -> str:
+    return prompts.prompt_to_spec({"prompt": prompt, "project": overview(folder)})
 
 
 def structured(title: str, prompt: str) -> Body:
@@ -48,7 +51,7 @@ def structured(title: str, prompt: str) -> Body:
     return {
         "model": "demo",
         "max_tokens": 16_000,
-        "system": "You are the Orchestrator of mnemosyne.",
+        "system": prompts.ORCHESTRATOR,
         "messages": [{"role": "user", "content": prompt}],
         "output_config": {"format": {"type": "json_schema", "schema": schema}},
     }
@@ -63,12 +66,10 @@ def ask(body: Body) -> wire.Reply:
     return reply
 
 
-def ask_for(title: str, *sections: str) -> dict[str, object]:
-    reply = ask(structured(title, "\n".join(sections)))
+def ask_for(model: type[Answer], prompt: str) -> Answer:
+    reply = ask(structured(model.__name__, prompt))
     assert reply.stop_reason == "end_turn", reply
-    value = json.loads(str(reply.content[-1]["text"]))
-    assert isinstance(value, dict)
-    return value
+    return model.model_validate_json(str(reply.content[-1]["text"]))
 
 
 def run(folder: Path, command: str) -> tuple[int, str]:
@@ -96,7 +97,8 @@ def use_tool(folder: Path, name: str, given: dict[str, str]) -> tuple[str, bool]
     text = file.read_text()
     if name == "read_file":
         return text, False
-    assert name == "edit_file" and text.count(given["old"]) == 1
+    assert name == "edit_file"
+    assert text.count(given["old"]) == 1
     file.write_text(text.replace(given["old"], given["new"]))
     return "edited", False
 
@@ -106,20 +108,25 @@ def commands(task: PlanTask) -> list[str]:
 
 
 def execution(folder: Path, task: PlanTask, feedback: str | None) -> Body:
-    parts = [
-        f'<task id="{task.id}">\n{task.title}\n{task.description}\n</task>',
-        section("scope", "\n".join(task.file_scope)),
-        section("requirements", []),
-        section("acceptance", "\n".join(commands(task))),
-        section("context", overview(folder)),
-    ]
-    if feedback is not None:
-        parts.append(f'<feedback attempt="1">\n{feedback}\n</feedback>')
+    context: dict[str, JsonValue] = {
+        "pack": overview(folder),
+        "requirements": [],
+        "acceptance": [{"command": command} for command in commands(task)],
+        "feedback": feedback,
+    }
+    prompt = prompts.execute(
+        context,
+        task=task.id,
+        title=task.title,
+        description=task.description,
+        scope=task.file_scope,
+        attempt=1 if feedback is None else 2,
+    )
     return {
         "model": "demo",
         "max_tokens": 16_000,
-        "system": "You are the Executor of mnemosyne.",
-        "messages": [{"role": "user", "content": "\n".join(parts)}],
+        "system": prompts.EXECUTOR,
+        "messages": [{"role": "user", "content": prompt}],
         "tools": EXECUTOR_TOOLS,
     }
 
@@ -153,13 +160,15 @@ def execute(
 
 
 def make_plan(folder: Path, prompt: str = DEMO_PROMPT) -> Plan:
-    request, project = section("request", prompt), section("project", overview(folder))
-    spec = ask_for("Spec", request, project)
-    full_spec = ask_for("FullSpec", request, section("spec", spec), project)
-    plan = ask_for("Plan", request, section("spec", spec), section("full_spec", full_spec), project)
-    assert set(spec) == {"summary", "requirements", "open_questions", "acceptance"}
-    assert set(full_spec) == {"components", "constraints", "test_plan"}
-    return Plan.model_validate(plan)
+    context: dict[str, JsonValue] = {"prompt": prompt, "project": overview(folder)}
+    spec = ask_for(Spec, prompts.prompt_to_spec(context))
+    context["spec"] = spec.model_dump(mode="json")
+    full_spec = ask_for(FullSpec, prompts.spec_to_full_spec(context))
+    context["full_spec"] = full_spec.model_dump(mode="json")
+    due = {requirement.id for requirement in spec.requirements}
+    assert due == {number for component in full_spec.components for number in component.requirements}
+    assert due == {entry.requirement for entry in full_spec.test_plan}
+    return ask_for(Plan, prompts.full_spec_to_plan(context))
 
 
 def finish(folder: Path, *, with_feedback: bool = True) -> dict[str, int]:
@@ -267,6 +276,29 @@ def test_the_executor_looks_before_it_writes_and_checks_before_it_reports(sample
     words, used = execute(sample, make_plan(sample).tasks[0])
     assert used == ["list_files", "read_file", "edit_file", "run_command"]
     assert "shop/discounts.py" in words
+
+
+async def test_the_real_tools_lead_to_the_same_file(sample: Path, tmp_path: Path) -> None:
+    copy_sample(tmp_path / "other")
+    task = make_plan(sample).tasks[1]
+    execute(sample, task)
+    guard = Guard.start(lock=tmp_path / "lock")
+    loop = asyncio.get_running_loop()
+
+    def tool(folder: Path, name: str, given: dict[str, str]) -> tuple[str, bool]:
+        toolbox = Toolbox(folder, guard, tag="test")
+        call = asyncio.run_coroutine_threadsafe(toolbox.run(name, dict(given)), loop)
+        outcome = call.result(timeout=30)
+        return outcome.content, outcome.is_error
+
+    try:
+        words, used = await asyncio.to_thread(execute, tmp_path / "other", task, None, tool)
+    finally:
+        await guard.close()
+    assert "Green" in words
+    assert used == ["list_files", "read_file", "write_file", "run_command"]
+    path = task.file_scope[0]
+    assert (tmp_path / "other" / path).read_text() == (sample / path).read_text()
 
 
 def test_a_red_check_is_reported_as_red(sample: Path) -> None:
@@ -399,28 +431,22 @@ DIFF = "diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-x = 1\n+
     ids=["green", "red", "killed", "empty diff"],
 )
 def test_the_judgement_follows_the_evidence_and_the_diff(exit_code: int | None, diff: str, met: bool) -> None:
-    evidence = [
+    evidence: list[JsonValue] = [
         {"kind": "acceptance", "command": "check", "exit_code": exit_code, "before_exit_code": 1},
         {"kind": "scope", "command": None, "exit_code": None},
     ]
-    requirements = [{"id": "R1", "text": "one"}, {"id": "R2", "text": "two"}]
-    judgement = ask_for(
-        "Judgement",
-        '<task id="t1">\nFinish it\n</task>',
-        section("requirements", requirements),
-        section("diff", diff),
-        section("evidence", evidence),
-    )
-    assert judgement["passed"] is met
-    verdicts = judgement["requirements"]
-    assert isinstance(verdicts, list)
-    assert [(entry["id"], entry["met"]) for entry in verdicts] == [("R1", met), ("R2", met)]
-    assert bool(judgement["feedback"]) is not met
+    judgement = judge({"requirements": [{"id": "R1"}, {"id": "R2"}], "diff": diff, "evidence": evidence})
+    assert judgement.passed is met
+    assert [(entry.id, entry.met) for entry in judgement.requirements] == [("R1", met), ("R2", met)]
+    assert bool(judgement.feedback) is not met
 
 
 def test_a_judgement_without_any_command_is_no_success() -> None:
-    judgement = ask_for("Judgement", section("requirements", []), section("diff", DIFF), section("evidence", []))
-    assert judgement["passed"] is False
+    assert not judge({"requirements": [], "diff": DIFF, "evidence": []}).passed
+
+
+def judge(context: dict[str, JsonValue]) -> Judgement:
+    return ask_for(Judgement, prompts.review(context, task="t1", title="Finish it", description=""))
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------
@@ -445,7 +471,7 @@ def refusal(body: Body) -> str:
     ],
 )
 def test_another_prompt_is_refused_in_words_that_say_what_is_possible(sample: Path, prompt: str) -> None:
-    refusal(structured("Spec", section("request", prompt) + "\n" + section("project", overview(sample))))
+    refusal(structured("Spec", asked(prompt, sample)))
 
 
 @pytest.mark.parametrize(
@@ -457,7 +483,7 @@ def test_a_paraphrase_is_understood(sample: Path, prompt: str) -> None:
 
 def test_a_project_without_unfinished_functions_is_refused(sample: Path) -> None:
     finish(sample)
-    text = refusal(structured("Spec", section("request", DEMO_PROMPT) + "\n" + section("project", overview(sample))))
+    text = refusal(structured("Spec", asked(DEMO_PROMPT, sample)))
     assert "no unfinished function" in text
 
 
@@ -476,14 +502,14 @@ def test_a_project_that_cannot_be_finished_is_refused_with_the_reason(
     file = sample / path
     assert old in file.read_text()
     file.write_text(file.read_text().replace(old, new))
-    body = structured("Plan", section("request", DEMO_PROMPT) + "\n" + section("project", overview(sample)))
+    body = structured("Plan", asked(DEMO_PROMPT, sample))
     assert reason in refusal(body)
 
 
 def test_free_talk_an_unknown_schema_and_unknown_tools_are_refused(sample: Path) -> None:
     talk: Body = {"model": "demo", "max_tokens": 100, "messages": [{"role": "user", "content": "hello"}]}
     refusal(talk)
-    refusal(structured("Poem", section("request", DEMO_PROMPT) + "\n" + section("project", overview(sample))))
+    refusal(structured("Poem", asked(DEMO_PROMPT, sample)))
     work = execution(sample, make_plan(sample).tasks[0], None)
     refusal(work | {"tools": [EXECUTOR_TOOLS[0]]})
 
@@ -509,14 +535,14 @@ def test_words_become_expressions(words: str, code: str) -> None:
 
 @pytest.mark.parametrize("words", ["", "a plus", "a b", '"{a.b}"', '"{a!r}"', '"{f(1)}"', "f of", "__import__('os')"])
 def test_other_words_are_not_guessed_at(words: str) -> None:
-    with pytest.raises(rules.Unreadable):
+    with pytest.raises(rules.UnreadableError):
         rules.parse(f"Rule: {words}")
 
 
 def test_the_evaluator_runs_arithmetic_and_nothing_else() -> None:
     assert rules.evaluate("def f(a):\n    if a > 2:\n        return a * 2\n    return round(a / 3, 1)", [1]) == 0.3
     for body in ("return open('x')", "return a.b", "return [a for a in b]", "return a ** 9", "pass", "return f(a)"):
-        with pytest.raises(rules.Unreadable):
+        with pytest.raises(rules.UnreadableError):
             rules.evaluate(f"def f(a):\n    {body}", [1])
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
-import pytest
-
 import mnemosyne.demo.server as server_module
+import pytest
 from mnemosyne.canonical import sha256_json
 from mnemosyne.demo.launch import start_server
 from mnemosyne.demo.sample import DEMO_PROMPT, copy_sample
 from mnemosyne.guard import Guard
+from mnemosyne.models import Plan
 
 Body = dict[str, Any]
 
@@ -117,7 +117,8 @@ def test_the_sdk_gets_a_refusal_as_a_complete_message(client: anthropic.Anthropi
     message = client.messages.create(**hello())
     assert isinstance(message, anthropic.types.Message)
     assert (message.stop_reason, message.model, message.role) == ("refusal", "demo", "assistant")
-    assert message.usage.input_tokens > 0 and message.usage.output_tokens > 0
+    assert message.usage.input_tokens > 0
+    assert message.usage.output_tokens > 0
     assert message.usage.cache_read_input_tokens == 0
 
 
@@ -127,13 +128,23 @@ def test_the_sdk_streams_the_same_answer_that_it_gets_in_one_piece(client: anthr
         kinds = [event.type for event in stream]
         streamed = stream.get_final_message()
     whole = client.messages.create(**body)
-    assert kinds[0] == "message_start" and kinds[-1] == "message_stop"
+    assert kinds[0] == "message_start"
+    assert kinds[-1] == "message_stop"
     told, given = ([block.model_dump(exclude_none=True) for block in turn.content] for turn in (streamed, whole))
     assert told == given
     assert streamed.usage.output_tokens == whole.usage.output_tokens
     assert [block.type for block in whole.content] == ["thinking", "text"]
     assert whole.stop_reason == streamed.stop_reason == "end_turn"
     assert len(json.loads(whole.content[-1].text)["tasks"]) == 4  # type: ignore[union-attr]
+
+
+def test_the_sdk_parses_a_plan_with_the_schema_it_makes_of_our_model(
+    client: anthropic.Anthropic, tmp_path: Path
+) -> None:
+    body = plan_request(tmp_path)
+    del body["output_config"]
+    message = client.messages.parse(**body, output_format=Plan)
+    assert isinstance(message.parsed_output, Plan)
 
 
 def work_turn(client: anthropic.Anthropic, messages: list[Body]) -> Any:
@@ -228,14 +239,16 @@ def test_an_unknown_route_is_404_a_wrong_method_405_and_the_query_is_ignored(run
     assert running.post(hello(), "/v1/complete")[0] == 404
     assert running.post({}, "/v1/models")[0] == 405
     status, body, headers = running.post(hello(), "/v1/messages?beta=true")
-    assert status == 200 and body["type"] == "message"
+    assert status == 200
+    assert body["type"] == "message"
     assert headers["request-id"].startswith("req_")
 
 
 def test_an_error_has_the_form_of_the_api(running: Running) -> None:
     status, body, headers = running.post(hello(messages=[]))
     assert status == 400
-    assert set(body) == {"type", "error", "request_id"} and body["type"] == "error"
+    assert set(body) == {"type", "error", "request_id"}
+    assert body["type"] == "error"
     assert body["request_id"] == headers["request-id"]
 
 
@@ -394,16 +407,21 @@ def test_the_events_of_a_tool_turn_come_in_the_order_of_the_api(running: Running
     events = raw_stream(running, body)
     assert all(name == data["type"] for name, data in events)
     names = [name for name, _ in events]
-    assert names[:2] == ["message_start", "ping"] and names[-2:] == ["message_delta", "message_stop"]
+    assert names[:2] == ["message_start", "ping"]
+    assert names[-2:] == ["message_delta", "message_stop"]
     start = events[0][1]["message"]
-    assert start["content"] == [] and start["stop_reason"] is None
+    assert start["content"] == []
+    assert start["stop_reason"] is None
     deltas = [data["delta"]["type"] for name, data in events if name == "content_block_delta" and data["index"] == 0]
-    assert deltas[0] == "thinking_delta" and deltas[-1] == "signature_delta"
+    assert deltas[0] == "thinking_delta"
+    assert deltas[-1] == "signature_delta"
     opened = [data["content_block"] for name, data in events if name == "content_block_start"]
     assert [block["type"] for block in opened] == ["thinking", "tool_use", "tool_use"]
-    assert opened[1]["input"] == {} and opened[0]["signature"] == ""
+    assert opened[1]["input"] == {}
+    assert opened[0]["signature"] == ""
     pieces = [data["delta"]["partial_json"] for name, data in events if data.get("index") == 2 and "delta" in data]
-    assert pieces[0] == "" and json.loads("".join(pieces)) == {"path": "a.py"}
+    assert pieces[0] == ""
+    assert json.loads("".join(pieces)) == {"path": "a.py"}
     assert events[-2][1]["delta"]["stop_reason"] == "tool_use"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,8 +11,6 @@ from typing import Any
 import pytest
 from journal_in_memory import MemoryJournal, PowerCut
 from messages_server import MessagesServer, Reply, failing, saying, stream, thinking_then, using
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
-
 from mnemosyne.agents.context import AgentContext
 from mnemosyne.errors import Fenced, ModelError
 from mnemosyne.llm import (
@@ -25,6 +24,7 @@ from mnemosyne.llm import (
     structured,
 )
 from mnemosyne.models import Phase, WorkItem
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 @dataclass
@@ -131,11 +131,8 @@ async def test_tool_input_that_is_no_object_is_told_to_the_model_and_not_run() -
 async def test_truth_1_a_tool_call_runs_only_if_the_turn_stopped_for_it(stop_reason: str) -> None:
     tools = CountingTools()
     uses = [{"type": "tool_use", "id": "a", "name": "run_command", "input": {"command": "no"}}]
-    with MessagesServer(Reply(events=stream(uses, stop_reason))) as server:
-        try:
-            await converse(server, MemoryJournal(), tools)
-        except ModelError as error:
-            assert error.fatal
+    with MessagesServer(Reply(events=stream(uses, stop_reason))) as server, contextlib.suppress(ModelError):
+        await converse(server, MemoryJournal(), tools)
     assert tools.ran == []
 
 
@@ -157,9 +154,8 @@ async def test_a_used_up_turn_limit_is_an_error_result() -> None:
     ],
 )
 async def test_every_other_end_is_a_fatal_model_error(stop_reason: str, code: str) -> None:
-    with MessagesServer(saying("I only know the sample", stop_reason)) as server:
-        with pytest.raises(ModelError) as raised:
-            await converse(server, MemoryJournal(), None)
+    with MessagesServer(saying("I only know the sample", stop_reason)) as server, pytest.raises(ModelError) as raised:
+        await converse(server, MemoryJournal(), None)
     assert (raised.value.code, raised.value.fatal) == (code, True)
     if stop_reason == "refusal":
         assert "I only know the sample" in raised.value.reason
@@ -311,9 +307,8 @@ async def test_fence_1_a_claim_that_was_taken_over_sends_nothing_and_runs_nothin
             journal.epoch += 1
 
     journal.on_call = take_over
-    with MessagesServer(answer=scripted) as server:
-        with pytest.raises(Fenced):
-            await converse(server, journal, tools)
+    with MessagesServer(answer=scripted) as server, pytest.raises(Fenced):
+        await converse(server, journal, tools)
     assert len(server.seen) == 1
     assert tools.ran == []
 
@@ -381,9 +376,8 @@ async def test_a_problem_that_only_our_check_sees_is_sent_back_too() -> None:
 
 
 async def test_a_second_unusable_answer_is_a_fatal_model_error_that_names_the_document() -> None:
-    with MessagesServer(saying("no"), saying("still no"), saying('{"number": 3}')) as server:
-        with pytest.raises(ModelError) as raised:
-            await asked(server)
+    with MessagesServer(saying("no"), saying("still no"), saying('{"number": 3}')) as server, pytest.raises(ModelError) as raised:
+        await asked(server)
     assert (raised.value.code, raised.value.fatal, len(server.seen)) == ("MN-0401", True, 2)
     assert "Answer" in raised.value.message
 

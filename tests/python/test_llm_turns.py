@@ -12,15 +12,14 @@ from contextlib import asynccontextmanager
 import pytest
 from journal_in_memory import MemoryJournal
 from messages_server import MessagesServer, Reply, failing, saying, stream, thinking_then, using
-from pydantic import JsonValue, SecretStr
-
 from mnemosyne.agents.context import AgentContext
 from mnemosyne.canonical import sha256_json
-from mnemosyne.errors import EnvironmentProblem, InvalidInput, MissingCredential, ModelError
-from mnemosyne.llm import Client, RetryPolicy, TurnFailed, prices
+from mnemosyne.errors import EnvironmentProblem, MissingCredential, ModelError
+from mnemosyne.llm import Client, RetryPolicy, TurnError, prices
 from mnemosyne.llm.retry import ask
 from mnemosyne.llm.turns import Turn
 from mnemosyne.models import Phase, Usage, WorkItem
+from pydantic import JsonValue, SecretStr
 
 KEY = "sk-ant-test-0123456789abcdef"
 
@@ -127,18 +126,18 @@ async def test_an_unknown_event_is_passed_over() -> None:
 
 
 async def test_trap_1_a_dropped_connection_is_a_failed_turn_of_unknown_cost() -> None:
-    with pytest.raises(TurnFailed) as raised:
+    with pytest.raises(TurnError) as raised:
         await sent(Reply(events=(saying("half").events or [])[:4], ending="drop"))
     assert (raised.value.code, raised.value.fatal, raised.value.usage) == ("MN-0404", False, None)
 
 
 async def test_trap_2_a_stream_cut_cleanly_is_no_answer() -> None:
-    with pytest.raises(TurnFailed, match="broke off"):
+    with pytest.raises(TurnError, match="broke off"):
         await sent(Reply(events=(saying("half").events or [])[:-2]))
 
 
 async def test_trap_2_a_stream_without_message_stop_is_no_answer_even_with_a_stop_reason() -> None:
-    with pytest.raises(TurnFailed, match="broke off"):
+    with pytest.raises(TurnError, match="broke off"):
         await sent(Reply(events=(saying("half").events or [])[:-1]))
 
 
@@ -146,21 +145,21 @@ async def test_trap_2_a_tool_call_cut_inside_its_input_is_never_a_call_with_empt
     events = using(("t1", "run_command", {"command": "rm -r build"})).events or []
     inside = [*events[:4], *events[-2:]]
     assert inside[-1] == {"type": "message_stop"}
-    with pytest.raises(TurnFailed):
+    with pytest.raises(TurnError):
         await sent(Reply(events=inside))
 
 
 async def test_tool_input_that_is_not_json_is_no_answer() -> None:
     events = using(("t1", "run_command", {"command": "ls"})).events or []
     broken = [event for event in events if event.get("delta", {}).get("partial_json", "")[-1:] != "}"]
-    with pytest.raises(TurnFailed):
+    with pytest.raises(TurnError):
         await sent(Reply(events=broken))
 
 
 @pytest.mark.parametrize("kind", ["overloaded_error", "api_error", "rate_limit_error", "an_unheard_of_problem"])
 async def test_trap_3_an_error_event_in_the_stream_is_told_by_its_type(kind: str) -> None:
     error = {"type": "error", "error": {"type": kind, "message": "busy"}}
-    with pytest.raises(TurnFailed, match="cannot be reached") as raised:
+    with pytest.raises(TurnError, match="cannot be reached") as raised:
         await sent(Reply(events=[*(saying("x").events or [])[:3], error]))
     assert not raised.value.fatal
     assert kind in raised.value.reason
@@ -168,7 +167,7 @@ async def test_trap_3_an_error_event_in_the_stream_is_told_by_its_type(kind: str
 
 async def test_trap_3_an_error_event_about_the_request_is_fatal() -> None:
     error = {"type": "error", "error": {"type": "invalid_request_error", "message": "bad tool"}}
-    with pytest.raises(TurnFailed, match="rejected") as raised:
+    with pytest.raises(TurnError, match="rejected") as raised:
         await sent(Reply(events=[error]))
     assert raised.value.fatal
 
@@ -176,7 +175,7 @@ async def test_trap_3_an_error_event_about_the_request_is_fatal() -> None:
 @pytest.mark.parametrize("raw", ["event: message_delta\ndata: {not json\n\n", "data: [1, 2]\n\n"])
 async def test_trap_4_a_chunk_that_cannot_be_decoded_breaks_the_turn(raw: str) -> None:
     events = saying("fine").events or []
-    with pytest.raises(TurnFailed, match="broke off"):
+    with pytest.raises(TurnError, match="broke off"):
         await sent(Reply(events=[*events[:4], {"raw": raw}, *events[4:]]))
 
 
@@ -188,7 +187,7 @@ async def test_trap_4_an_event_without_a_name_is_not_lost() -> None:
 
 @pytest.mark.parametrize("kind", ["text/html", "application/json"])
 async def test_trap_5_a_page_instead_of_a_stream_is_a_clear_error(kind: str) -> None:
-    with pytest.raises(TurnFailed, match="not a message stream") as raised:
+    with pytest.raises(TurnError, match="not a message stream") as raised:
         await sent(Reply(body=b'"<html>please log in</html>"', content_type=kind))
     assert raised.value.fatal
     assert kind in raised.value.reason
@@ -208,7 +207,7 @@ async def test_a_refused_key_ends_the_run_and_is_not_quoted(status: int) -> None
 
 @pytest.mark.parametrize("status", [400, 402, 404, 413, 422])
 async def test_a_rejected_request_is_fatal_and_says_what_the_server_said(status: int) -> None:
-    with pytest.raises(TurnFailed) as raised:
+    with pytest.raises(TurnError) as raised:
         await sent(failing(status, "invalid_request_error", "temperature is not allowed"))
     assert raised.value.fatal
     assert raised.value.code == "MN-0408"
@@ -218,7 +217,7 @@ async def test_a_rejected_request_is_fatal_and_says_what_the_server_said(status:
 async def test_secret_1_no_error_and_no_repr_shows_the_key_or_its_prefix() -> None:
     with MessagesServer(failing(500, "api_error", f"key={KEY} and Bearer {KEY[:12]}***")) as server:
         async with client_of(server) as client:
-            with pytest.raises(TurnFailed) as raised:
+            with pytest.raises(TurnError) as raised:
                 await client.send(body())
             assert KEY[:8] not in raised.value.format() + repr(raised.value) + repr(client)
             assert raised.value.__suppress_context__
@@ -226,7 +225,9 @@ async def test_secret_1_no_error_and_no_repr_shows_the_key_or_its_prefix() -> No
 
 async def test_three_tries_are_made_each_a_step_of_its_own() -> None:
     journal, patience = MemoryJournal(), Patience()
-    with MessagesServer(failing(529, "overloaded_error"), failing(429, "rate_limit_error"), saying("at last")) as server:
+    with MessagesServer(
+        failing(529, "overloaded_error"), failing(429, "rate_limit_error"), saying("at last")
+    ) as server:
         async with client_of(server) as client:
             turn = await ask(client, context_on(journal), body(), patience.policy)
     assert turn.text == "at last"
@@ -308,12 +309,10 @@ async def test_a_server_that_went_away_later_is_an_outage() -> None:
         client = Client({"base_url": server.url, "api_key": KEY})
         await client.send(body())
     await client.close()
-    with pytest.raises(TurnFailed) as raised:
+    with pytest.raises(TurnError) as raised:
         await client.send(body())
     assert not raised.value.fatal
     assert raised.value.usage == Usage()
-
-
 
 
 async def test_without_a_key_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,7 +333,8 @@ async def test_a_key_may_come_as_a_secret() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["mnemosyne.llm", "mnemosyne.agents.stages", "mnemosyne.agents.executor", "mnemosyne.agents.agent_factory"]
+    "module",
+    ["mnemosyne.llm", "mnemosyne.agents.stages", "mnemosyne.agents.executor", "mnemosyne.agents.agent_factory"],
 )
 def test_importing_a_room_does_not_import_the_sdk(module: str) -> None:
     code = f"import sys, {module}; sys.exit('anthropic' in sys.modules or 'httpx2' in sys.modules)"
@@ -373,5 +373,3 @@ def test_waiting_grows_and_is_capped() -> None:
     policy = RetryPolicy(tries=10, random=Longest())
     assert [policy.wait(failures, None) for failures in (1, 2, 5, 9)] == [0.5, 1.0, 8.0, 8.0]
     assert policy.wait(10, None) is None
-
-

@@ -12,12 +12,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import pytest
-from pydantic import JsonValue
-
 from mnemosyne.errors import EnvironmentProblem, InvalidInput
 from mnemosyne.guard import Guard
 from mnemosyne.models import Acceptance
 from mnemosyne.workspace import FileChange, Tree, Workspace, check_workspace, outside_scope
+from pydantic import JsonValue
 
 Files = Mapping[str, str | bytes | None]
 
@@ -25,7 +24,9 @@ FILES: Files = {
     "README.md": "a sample\n",
     "src/calc.py": "def add(a, b):\n    return a - b\n",
     "src/other.py": "VALUE = 1\n",
-    "tests/test_calc.py": "import sys\nsys.path.insert(0, 'src')\nfrom calc import add\nassert add(2, 2) == 4, add(2, 2)\n",
+    "tests/test_calc.py": (
+        "import sys\nsys.path.insert(0, 'src')\nfrom calc import add\nassert add(2, 2) == 4, add(2, 2)\n"
+    ),
     "run.sh": "#!/bin/sh\necho run\n",
 }
 FIXED: Files = {"src/calc.py": "def add(a, b):\n    return a + b\n"}
@@ -209,7 +210,8 @@ async def test_a_nested_repository_is_refused_by_name(workspace: Workspace, user
         write(user, {"libraries/inner/.git": "gitdir: ../../.git/modules/inner\n"})
     with pytest.raises(InvalidInput, match="libraries/inner") as caught:
         check_workspace(user)
-    assert caught.value.code == "MN-0108" and caught.value.hint
+    assert caught.value.code == "MN-0108"
+    assert caught.value.hint
     with pytest.raises(InvalidInput, match="libraries/inner"):
         await workspace.open()
     assert not (workspace.directory / "git").exists()
@@ -270,7 +272,8 @@ async def test_without_git_the_error_says_what_to_install(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EnvironmentProblem) as caught:
         await workspace.open()
-    assert caught.value.code == "MN-0207" and "2.39" in caught.value.hint
+    assert caught.value.code == "MN-0207"
+    assert "2.39" in caught.value.hint
 
 
 # -- trees of attempts -----------------------------------------------------------------------------------------------
@@ -349,7 +352,8 @@ async def test_a_rework_starts_from_the_rejected_diff(workspace: Workspace) -> N
     assert rework.base_commit == await workspace.accepted() != tree.base_commit
     assert (rework.path / "src/calc.py").read_text() == FIXED["src/calc.py"]
     assert (rework.path / "src/other.py").read_text() == "VALUE = 2\n"
-    assert (rework.path / "new.txt").exists() and not (rework.path / "README.md").exists()
+    assert (rework.path / "new.txt").exists()
+    assert not (rework.path / "README.md").exists()
     # Not committed: what the next attempt commits is the whole change.
     _, files = await workspace.commit_tree(rework, "t1")
     assert [file.path for file in files] == ["README.md", "new.txt", "src/calc.py"]
@@ -382,7 +386,8 @@ async def test_truth_1_red_before_and_green_after_passes(workspace: Workspace) -
     report = await workspace.run_gates(
         tree.base_commit, commit, setup=[], acceptance=[CHECK, COMPILES], file_scope=["src"]
     )
-    assert report.passed and report.feedback == ""
+    assert report.passed
+    assert report.feedback == ""
     assert [(one.kind, one.command, one.before_exit_code, one.exit_code) for one in report.evidence] == [
         ("acceptance", CHECK.command, 1, 0),
         ("acceptance", COMPILES.command, 0, 0),
@@ -398,7 +403,8 @@ async def test_truth_1_green_before_the_change_is_no_evidence(workspace: Workspa
     assert "No acceptance command was red before the change" in report.feedback
     assert f"{COMPILES.command}: exit code 0 before" in report.feedback
     none = await workspace.run_gates(tree.base_commit, commit, setup=[], acceptance=[], file_scope=[])
-    assert not none.passed and "no acceptance command" in none.feedback
+    assert not none.passed
+    assert "no acceptance command" in none.feedback
 
 
 async def test_truth_1_red_on_the_commit_fails_with_the_output(workspace: Workspace) -> None:
@@ -408,7 +414,8 @@ async def test_truth_1_red_on_the_commit_fails_with_the_output(workspace: Worksp
     assert not report.passed
     assert f"$ {CHECK.command}\nexit code 1 (before the change: 1)\n" in report.feedback
     assert "AssertionError: 5" in report.feedback
-    assert report.evidence[0].exit_code == 1 and "AssertionError: 5" in report.evidence[0].output
+    assert report.evidence[0].exit_code == 1
+    assert "AssertionError: 5" in report.evidence[0].output
     # Temporary paths would make the same failure look like another one.
     where = Acceptance(command="pwd; echo $PWD/src/calc.py; exit 3", timeout_seconds=20)
     report = await workspace.run_gates(tree.base_commit, commit, setup=[], acceptance=[where], file_scope=[])
@@ -423,7 +430,8 @@ async def test_truth_1_another_command_that_turned_red_fails(workspace: Workspac
     )
     assert not report.passed
     assert [one.exit_code for one in report.evidence] == [0, 1]
-    assert "SyntaxError" in report.feedback and CHECK.command not in report.feedback
+    assert "SyntaxError" in report.feedback
+    assert CHECK.command not in report.feedback
 
 
 async def test_a_path_outside_the_scope_fails(workspace: Workspace) -> None:
@@ -432,7 +440,8 @@ async def test_a_path_outside_the_scope_fails(workspace: Workspace) -> None:
     report = await workspace.run_gates(tree.base_commit, commit, setup=[], acceptance=[CHECK], file_scope=["src/"])
     assert not report.passed
     assert [one.exit_code for one in report.evidence if one.kind == "scope"] == [1]
-    assert "README.md\nsrc_more/x.py" in report.feedback and "src/calc.py" not in report.feedback
+    assert "README.md\nsrc_more/x.py" in report.feedback
+    assert "src/calc.py" not in report.feedback
 
 
 def test_a_scope_is_made_of_whole_path_parts() -> None:
@@ -449,10 +458,13 @@ async def test_a_time_limit_is_red_after_and_no_evidence_before(workspace: Works
     slow_before = Acceptance(command="grep -q '+ b' src/calc.py || sleep 60", timeout_seconds=0.3)
     slow_after = Acceptance(command="! grep -q '+ b' src/calc.py || sleep 60", timeout_seconds=0.3)
     before = await workspace.run_gates(tree.base_commit, commit, setup=[], acceptance=[slow_before], file_scope=[])
-    assert not before.passed and "ended by the time limit" in before.feedback
+    assert not before.passed
+    assert "ended by the time limit" in before.feedback
     after = await workspace.run_gates(tree.base_commit, commit, setup=[], acceptance=[CHECK, slow_after], file_scope=[])
-    assert not after.passed and after.evidence[1].exit_code is None
-    assert "no exit code" in after.feedback and "ended by the time limit" in after.feedback
+    assert not after.passed
+    assert after.evidence[1].exit_code is None
+    assert "no exit code" in after.feedback
+    assert "ended by the time limit" in after.feedback
 
 
 async def test_setup_prepares_both_checkouts_and_its_failure_on_the_commit_is_told(workspace: Workspace) -> None:
@@ -467,7 +479,8 @@ async def test_setup_prepares_both_checkouts_and_its_failure_on_the_commit_is_to
     bad = await workspace.run_gates(
         tree.base_commit, commit, setup=["echo no such package; exit 4"], acceptance=[CHECK], file_scope=["src"]
     )
-    assert not bad.passed and "exit code 4\nno such package" in bad.feedback
+    assert not bad.passed
+    assert "exit code 4\nno such package" in bad.feedback
 
 
 async def test_gates_leave_no_byte_code_and_cannot_change_the_tree(workspace: Workspace) -> None:
@@ -511,9 +524,11 @@ async def test_a_merge_conflict_says_which_lines(workspace: Workspace, user: Pat
     tree, commit = await change(workspace, {"src/other.py": "VALUE = 3\n"})
     accepted = await accept(workspace, {"src/other.py": "VALUE = 2\n"}, task="t2")
     merged = await workspace.merge(tree.base_commit, commit, "t1")
-    assert merged.commit is None and merged.onto == accepted
+    assert merged.commit is None
+    assert merged.onto == accepted
     assert "src/other.py" in merged.conflict
-    assert "VALUE = 2" in merged.conflict and "+VALUE = 3" in merged.conflict
+    assert "VALUE = 2" in merged.conflict
+    assert "+VALUE = 3" in merged.conflict
     assert await workspace.accepted() == accepted
 
 
@@ -558,7 +573,9 @@ async def test_accept_brings_every_kind_of_change_into_the_workspace(workspace: 
     write(user, {"mine.txt": "untracked", "src/untracked.py": "mine"})
     (user / "src/other.py").chmod(0o640)
     result = await workspace.apply(old, new, MemoryJournal())
-    assert result.conflict is None and "run.sh/inner.txt" in result.files and "README.md" in result.files
+    assert result.conflict is None
+    assert "run.sh/inner.txt" in result.files
+    assert "README.md" in result.files
     expected = snapshot(workspace.directory / "trees" / "t1-1")
     expected["mine.txt"] = ("file", False, b"untracked")
     expected["src/untracked.py"] = ("file", False, b"mine")
@@ -665,7 +682,9 @@ async def test_a_file_that_the_user_changed_is_a_conflict_and_nothing_is_written
     write(user, {"src/other.py": "VALUE = 'mine'\n"})
     before = snapshot(user)
     result = await workspace.apply(old, new, MemoryJournal())
-    assert result.conflict is not None and "src/other.py" in result.conflict and result.files == []
+    assert result.conflict is not None
+    assert "src/other.py" in result.conflict
+    assert result.files == []
     assert snapshot(user) == before
     assert await workspace.accepted() == old
 
@@ -745,7 +764,8 @@ async def test_a_conflict_after_a_crash_puts_back_only_what_is_ours(workspace: W
     assert snapshot(user) != before
     write(user, {"src/other.py": "mine\n"})
     result = await workspace.apply(old, new, journal)
-    assert result.conflict is not None and "src/other.py" in result.conflict
+    assert result.conflict is not None
+    assert "src/other.py" in result.conflict
     assert snapshot(user) == {**before, "src/other.py": ("file", False, b"mine\n")}
     assert await workspace.accepted() == old
     assert (await workspace.apply(old, new, journal)).conflict == result.conflict
@@ -789,7 +809,8 @@ async def test_a_workspace_that_cannot_be_written_is_an_environment_problem(
         patch.setattr("mnemosyne.workspace.os.replace", full)
         with pytest.raises(EnvironmentProblem, match="could not be written") as caught:
             await workspace.apply(old, new, journal)
-    assert caught.value.code == "MN-0603" and "No space" in caught.value.reason
+    assert caught.value.code == "MN-0603"
+    assert "No space" in caught.value.reason
     assert (await workspace.apply(old, new, journal)).conflict is None
     assert snapshot(user) == snapshot(workspace.directory / "trees" / "t1-1")
 

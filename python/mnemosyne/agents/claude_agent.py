@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import JsonValue
 
 from mnemosyne.agents.base_agent import AgentExecutionMixin
+from mnemosyne.errors import EnvironmentProblem, InvalidInput
 from mnemosyne.llm import Client, RetryPolicy
 from mnemosyne.llm.prices import default_model
 from mnemosyne.models import AgentRole
@@ -25,7 +26,13 @@ class ClaudeAgent(AgentExecutionMixin):
     def client(self) -> Client:
         """The client, for the server and key of ``config``."""
         if self._client is None:
-            self._client = Client(self.config)
+            try:
+                self._client = Client(self.config)
+            except InvalidInput as error:
+                # A wrong setting is neither the item's fault nor the agent's: the run waits until it is corrected.
+                raise EnvironmentProblem(
+                    error.message, code=error.code, reason=error.reason, hint=error.hint
+                ) from error
         return self._client
 
     @property

@@ -50,12 +50,11 @@ class Services:
     """What the harness needs besides the agent; one object for one loop.
 
     Attributes:
-        guard: Starts and ends every command. workspace_for: Makes the workspace of a context's run. Give it
-        ``tag=context.item.id``: before an item is worked on,
-            everything that an older claim of it started under that tag is ended.
+        guard: Starts and ends every command.
+        workspace_for: Makes the workspace of a context's run. Give it ``tag=context.item.id``: before an item is worked
+            on, everything that an older claim of it started under that tag is ended.
         accepting: A lock for each run. The runtime lets only one item of a run accept at a time already; two at once
-        would
-            be able to lose files, so here it is made sure a second time.
+            could lose files, so here it is made sure a second time.
     """
 
     guard: Guard

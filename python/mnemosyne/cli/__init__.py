@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return output.fail(problem, _exit_code(problem), trace=_trace(debug))
     except KeyboardInterrupt as interrupt:
         return output.interrupted(143 if isinstance(interrupt, _Terminated) else 130)
-    except Exception as error:  # noqa: BLE001 (the last door: everything else ends as one clear error)
+    except Exception as error:
         return output.fail(_unexpected(error, debug), 1, trace=_trace(debug))
     finally:
         _on_terminate(before)

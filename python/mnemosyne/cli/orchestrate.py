@@ -36,9 +36,7 @@ def orchestrate(options: Options, output: Output) -> int:
     return new_run(goal, lambda: _workspace(options), options.model, options, output)
 
 
-def new_run(
-    goal: str | Plan, place: Callable[[], Path], model: str | None, options: Options, output: Output
-) -> int:
+def new_run(goal: str | Plan, place: Callable[[], Path], model: str | None, options: Options, output: Output) -> int:
     """Check what is left to check, submit, and follow the run to its end; ``demo`` comes here as well.
 
     Args:

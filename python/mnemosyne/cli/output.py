@@ -106,6 +106,7 @@ class Output:
             self._print(line)
         if with_error and summary["error"]:
             self.text(["", *error_lines(summary["error"])])
+        return None
 
     def note(self, text: str) -> None:
         """Say something on stderr that is no error."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Progress", "event_line"]
 
 _STEPS = {"optimizer": "optimize", "executor": "execute", "reviewer": "review", "orchestrator": "accept"}
-_TELLING = re.compile(r"^\s*(\w*(Error|Exception|Failure)\b.*|FAILED.*|error\b.*)$", re.MULTILINE)
+_TELLING = re.compile(r"^\s*(\w*(Error|Exception|Failure)\b.*|error\b.*)$", re.MULTILINE)
 _TOKEN_KEYS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
 
 

@@ -23,13 +23,13 @@ NO_KEY = "mnemosyne-no-key"
 _LARGEST_KEY_FILE = 16_384  # bytes; no key is larger, and a mistyped path must not be read into memory
 
 
-def resolve_api_key(file: Path | None, base_url: str | None, model: str | None) -> SecretStr | None:
-    """Return the key to use, or None for the demo model, which needs none.
+def resolve_api_key(file: Path | None, base_url: str | None, model: str | None) -> SecretStr:
+    """Return the key to use.
 
     Args:
         file: The file of ``--api-key-file``; its mode must keep everybody else out (0600 or stricter).
         base_url: The server the user named, or None for Anthropic's.
-        model: The model the user named; ``demo`` is our own offline server.
+        model: The model the user named; ``demo`` is our own offline server, which is never sent a real key.
 
     Raises:
         InvalidInput: The file is missing, is no regular file, or holds no key (MN-0151).
@@ -38,8 +38,8 @@ def resolve_api_key(file: Path | None, base_url: str | None, model: str | None) 
     """
     if file is not None:
         return SecretStr(_read(file))
-    if model == "demo" and base_url is None:
-        return None
+    if model == "demo":
+        return SecretStr(NO_KEY)
     for variable in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
         value = os.environ.get(variable, "").strip()
         if value:
@@ -62,7 +62,7 @@ def _read(file: Path) -> str:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise _bad_file(file, error.strerror or "it cannot be opened") from error
-    with os.fdopen(descriptor, "rb") as opened:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise _bad_file(file, "it is not a regular file")
@@ -73,7 +73,9 @@ def _read(file: Path) -> str:
                 reason=f"its mode is {stat.S_IMODE(status.st_mode):04o}",
                 hint=f"chmod 600 {file}",
             )
-        content = opened.read(_LARGEST_KEY_FILE + 1)
+        content = os.read(descriptor, _LARGEST_KEY_FILE + 1)
+    finally:
+        os.close(descriptor)
     key = content.decode("ascii", "replace").strip()
     if not key or len(content) > _LARGEST_KEY_FILE or not key.isascii() or not key.isprintable() or " " in key:
         raise _bad_file(file, "it does not hold exactly one key")

@@ -8,10 +8,11 @@ import shutil
 import sys
 import sysconfig
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from mnemosyne.errors import EnvironmentProblem, InvalidInput
 
-__all__ = ["default_store", "interpreter", "state_directory"]
+__all__ = ["check_base_url", "default_store", "interpreter", "state_directory"]
 
 _INTERPRETER_NAME = re.compile(r"(python|pypy)[0-9.]*[a-z]?(\.exe)?", re.IGNORECASE)
 
@@ -38,6 +39,24 @@ def state_directory(store: Path) -> Path:
     """
     store = store.expanduser().absolute()
     return store.with_name(f"{store.name}.state")
+
+
+def check_base_url(url: str) -> str:
+    """Return ``url`` without a slash at its end.
+
+    Raises:
+        InvalidInput: It is no http address, or holds a password (MN-0111).
+    """
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        raise InvalidInput("the base URL holds a password", code="MN-0111", hint="give the key by --api-key-file")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidInput(
+            f"the base URL {url!r} is not an http or https address",
+            code="MN-0111",
+            hint="for example --base-url http://127.0.0.1:8080",
+        )
+    return url.rstrip("/")
 
 
 def interpreter() -> str:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 
 from mnemosyne.demo import planner, prompt, worker
-from mnemosyne.demo.project import Unworkable
+from mnemosyne.demo.project import UnworkableError
 from mnemosyne.demo.wire import Block, Reply, digest, sign
 
 __all__ = ["ABILITIES", "answer"]
@@ -39,7 +39,7 @@ def answer(body: Mapping[str, object]) -> Reply:
         thought, write = _STRUCTURED[title]
         try:
             text = json.dumps(write(parts), ensure_ascii=False)
-        except Unworkable as reason:
+        except UnworkableError as reason:
             return _refusal(str(reason))
         return Reply([_thought(body, thought), {"type": "text", "text": text}])
     if title is None and "task" in parts and _tool_names(body) >= _TOOLS:

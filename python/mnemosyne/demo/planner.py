@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from mnemosyne.demo import prompt
-from mnemosyne.demo.project import Module, Project, Unworkable
+from mnemosyne.demo.project import Module, Project, UnworkableError
 
 __all__ = ["full_spec", "judgement", "plan", "spec"]
 
@@ -26,9 +26,9 @@ _ACCEPTANCE_SECONDS = 60
 def _modules(parts: Mapping[str, str]) -> list[Module]:
     request = parts.get("request", "")
     if not _GOAL.search(request):
-        raise Unworkable("this request is something else")
+        raise UnworkableError("this request is something else")
     if beyond := _BEYOND.search(request):
-        raise Unworkable(f"this request asks for more ({beyond[0]!r})")
+        raise UnworkableError(f"this request asks for more ({beyond[0]!r})")
     return Project(prompt.files(parts.get("project", ""))).unfinished_modules()
 
 

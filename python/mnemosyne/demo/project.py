@@ -12,12 +12,21 @@ from dataclasses import dataclass
 
 from mnemosyne.demo import rules
 
-__all__ = ["Function", "Module", "Project", "Unworkable", "functions", "imported_names", "is_unfinished", "module_name"]
+__all__ = [
+    "Function",
+    "Module",
+    "Project",
+    "UnworkableError",
+    "functions",
+    "imported_names",
+    "is_unfinished",
+    "module_name",
+]
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-class Unworkable(Exception):
+class UnworkableError(Exception):
     """The project cannot be finished by the demo model; the text says why."""
 
 
@@ -70,14 +79,14 @@ class Project:
         """Return the modules with unfinished functions, each after those it needs.
 
         Raises:
-            Unworkable: There is none, one has no test, a rule cannot be read, or they need one another in a circle.
+            UnworkableError: There is none, one has no test, a rule cannot be read, or they need one another in a circle.
         """
         names = [name for name in sorted(self.paths) if self._is_unfinished(name)]
         if not names:
-            raise Unworkable("I find no unfinished function (one whose body is `raise NotImplementedError`)")
+            raise UnworkableError("I find no unfinished function (one whose body is `raise NotImplementedError`)")
         needs = {name: (self._needs(name) & set(names)) - {name} for name in names}
         if circle := [name for name in names if any(name in needs[other] for other in needs[name])]:
-            raise Unworkable(f"these modules need one another in a circle: {', '.join(circle)}")
+            raise UnworkableError(f"these modules need one another in a circle: {', '.join(circle)}")
         order = sorted(names, key=lambda name: (len(needs[name]), name))
         tests = self._tests(order)
         return [self._module(name, needs, tests[name]) for name in order]
@@ -88,10 +97,10 @@ class Project:
         for function in found:
             try:
                 rules.parse(function.docstring)
-            except rules.Unreadable as error:
-                raise Unworkable(f"I cannot read the rule of {name}.{function.name}: {error}") from error
+            except rules.UnreadableError as error:
+                raise UnworkableError(f"I cannot read the rule of {name}.{function.name}: {error}") from error
         if not tests:
-            raise Unworkable(f"no test imports {name}, so that nothing could prove it")
+            raise UnworkableError(f"no test imports {name}, so that nothing could prove it")
         indirect = set().union(*(needs[other] for other in needs[name]))
         direct = tuple(sorted(needs[name] - indirect))
         purpose = ast.get_docstring(self.trees[path]) or f"What {name} does."
@@ -173,4 +182,4 @@ def _parsed(path: str, text: str) -> ast.Module:
     try:
         return ast.parse(text)
     except (SyntaxError, ValueError) as error:
-        raise Unworkable(f"{path} is not valid Python: {error}") from error
+        raise UnworkableError(f"{path} is not valid Python: {error}") from error

@@ -22,7 +22,18 @@ import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["READINGS", "Case", "Example", "Rule", "Unreadable", "choose", "evaluate", "examples", "parse", "render"]
+__all__ = [
+    "READINGS",
+    "Case",
+    "Example",
+    "Rule",
+    "UnreadableError",
+    "choose",
+    "evaluate",
+    "examples",
+    "parse",
+    "render",
+]
 
 READINGS: Mapping[str, tuple[str, ...]] = {
     "from # on": (">", ">="),
@@ -40,7 +51,7 @@ _ITEM = re.compile(r"(Let |Rules?:|- )")
 _MAX_DEPTH = 40
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """Words, code or values outside of what the model understands."""
 
 
@@ -115,7 +126,7 @@ class _Words:
 
     def next(self, pattern: str) -> str:
         if not self.tokens or not re.fullmatch(pattern, self.tokens[0]):
-            raise Unreadable(f"I do not understand {self.sentence!r}")
+            raise UnreadableError(f"I do not understand {self.sentence!r}")
         return str(self.tokens.pop(0))
 
     def name(self) -> str:
@@ -123,7 +134,7 @@ class _Words:
 
     def end(self) -> None:
         if self.tokens:
-            raise Unreadable(f"I do not understand {' '.join(self.tokens)!r} in {self.sentence!r}")
+            raise UnreadableError(f"I do not understand {' '.join(self.tokens)!r} in {self.sentence!r}")
 
     def names(self) -> list[str]:
         """``a``, ``a and b`` or ``a, b and c``; stops before a comma or an ``and`` that means something else."""
@@ -200,14 +211,14 @@ class _Words:
                 if after:
                     self.next(after[0])
                 return subject, phrase, bound
-        raise Unreadable(f"I do not understand the condition of {self.sentence!r}")
+        raise UnreadableError(f"I do not understand the condition of {self.sentence!r}")
 
 
 def _template(text: str) -> str:
     """An f-string, if its fields are plain names: a docstring must not smuggle code in."""
     for _, field, _, conversion in string.Formatter().parse(text[1:-1]):
         if field is not None and (not field.isidentifier() or conversion):
-            raise Unreadable(f"I only fill plain names into a text, not {field!r}")
+            raise UnreadableError(f"I only fill plain names into a text, not {field!r}")
     return f"f{text}"
 
 
@@ -215,7 +226,7 @@ def parse(docstring: str) -> Rule:
     """Read the rule of a docstring.
 
     Raises:
-        Unreadable: There is none, or its words are not in the rule language.
+        UnreadableError: There is none, or its words are not in the rule language.
     """
     lets: list[tuple[str, str]] = []
     cases: list[Case] = []
@@ -235,7 +246,7 @@ def parse(docstring: str) -> Rule:
             cases.append(Case(words.value(), subject, phrase, bound))
         words.end()
     if not cases or cases[-1].subject or not all(case.subject for case in cases[:-1]):
-        raise Unreadable("I need one `Rule:`, or `Rules:` that end with `- otherwise:`")
+        raise UnreadableError("I need one `Rule:`, or `Rules:` that end with `- otherwise:`")
     return Rule(tuple(lets), tuple(cases))
 
 
@@ -286,10 +297,10 @@ def choose(rule: Rule, header: str, known: Sequence[Example]) -> list[str]:
 
 
 def agrees(source: str, example: Example) -> bool:
-    """Whether the function gives what the example demands, as far as :func:`evaluate` can tell."""
+    """Whether the function gives what the example demands; no, where :func:`evaluate` cannot tell."""
     try:
         return evaluate(source, example.arguments) == example.expected
-    except Unreadable:
+    except UnreadableError:
         return False
 
 
@@ -312,14 +323,14 @@ def evaluate(source: str, arguments: Sequence[object]) -> object:
     """Return what the one function in ``source`` gives for ``arguments``, without running it as Python.
 
     Raises:
-        Unreadable: It does something beyond assignments, ``if``, ``return``, arithmetic, comparisons and ``round``.
+        UnreadableError: It does something beyond assignments, ``if``, ``return``, arithmetic, comparisons and ``round``.
     """
     try:
         function = ast.parse(source).body[0]
     except (SyntaxError, IndexError) as error:
-        raise Unreadable(str(error)) from error
+        raise UnreadableError(str(error)) from error
     if not isinstance(function, ast.FunctionDef) or len(function.args.args) != len(arguments):
-        raise Unreadable("not a function of that many arguments")
+        raise UnreadableError("not a function of that many arguments")
     scope = dict(zip((argument.arg for argument in function.args.args), arguments, strict=True))
     for statement in function.body:
         if isinstance(statement, ast.If):
@@ -329,7 +340,7 @@ def evaluate(source: str, arguments: Sequence[object]) -> object:
             return _value(statement.value, scope)
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             scope[statement.targets[0].id] = _value(statement.value, scope)
-    raise Unreadable("the function returns nothing")
+    raise UnreadableError("the function returns nothing")
 
 
 def _value(node: ast.expr, scope: Mapping[str, object], depth: int = 0) -> object:
@@ -339,7 +350,7 @@ def _value(node: ast.expr, scope: Mapping[str, object], depth: int = 0) -> objec
     try:
         match node:
             case _ if depth > _MAX_DEPTH:
-                raise Unreadable("nested too deeply")
+                raise UnreadableError("nested too deeply")
             case ast.Constant(value=value):
                 return value
             case ast.Name(id=name) if name in scope:
@@ -351,14 +362,14 @@ def _value(node: ast.expr, scope: Mapping[str, object], depth: int = 0) -> objec
             case ast.Call(func=ast.Name(id="round"), args=[value, ast.Constant(value=int(digits))]):
                 return round(_number(inner(value)), digits)
     except (KeyError, TypeError, ArithmeticError) as error:
-        raise Unreadable(str(error)) from error
-    raise Unreadable(f"I cannot work out {ast.unparse(node)!r}")
+        raise UnreadableError(str(error)) from error
+    raise UnreadableError(f"I cannot work out {ast.unparse(node)!r}")
 
 
 def _number(value: object) -> float:
     if isinstance(value, int | float):
         return value
-    raise Unreadable(f"{value!r} is not a number")
+    raise UnreadableError(f"{value!r} is not a number")
 
 
 # --- failing assertions to examples -------------------------------------------------------------------------------

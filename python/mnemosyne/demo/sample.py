@@ -65,9 +65,9 @@ def is_sample(directory: Path) -> bool:
 
 
 def _is_free(path: Path) -> bool:
-    if path.is_symlink() or not path.exists():
-        return not path.is_symlink()
-    return path.is_dir() and not any(path.iterdir())
+    if path.is_symlink():
+        return False
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
 def _files(root: Path) -> Iterator[tuple[Path, bytes]]:

@@ -25,7 +25,7 @@ from typing import TextIO
 
 from mnemosyne.demo import wire
 from mnemosyne.demo.model import answer
-from mnemosyne.demo.wire import Block, Refused
+from mnemosyne.demo.wire import Block, RefusedError
 from mnemosyne.errors import EnvironmentProblem
 
 __all__ = ["DemoServer", "main"]
@@ -44,7 +44,7 @@ _MODEL_CARD: Block = {
 }
 
 
-class _Gone(Exception):
+class _GoneError(Exception):
     """The client went away."""
 
 
@@ -62,7 +62,7 @@ class _Request:
     path: str
     headers: Mapping[str, str]
     body: object = None
-    problem: Refused | None = None
+    problem: RefusedError | None = None
     keep_alive: bool = True
 
 
@@ -78,10 +78,10 @@ class _Answer:
 def _answer(request: _Request, name: str) -> _Answer:
     try:
         return _route(request)
-    except Refused as refused:
+    except RefusedError as refused:
         problem = refused
     except Exception as error:  # a thread that dies would look like a broken network
-        problem = Refused(f"the demo model failed: {type(error).__name__}: {error}", 500, "api_error")
+        problem = RefusedError(f"the demo model failed: {type(error).__name__}: {error}", 500, "api_error")
     return _Answer(problem.status, wire.error_body(problem, name))
 
 
@@ -90,13 +90,13 @@ def _route(request: _Request) -> _Answer:
     allowed = {"/v1/messages": "POST", "/v1/messages/count_tokens": "POST", "/v1/models": "GET"}
     allowed[f"/v1/models/{wire.MODEL}"] = "GET"
     if path not in allowed:
-        raise Refused(f"Not Found: {path}", 404, "not_found_error")
+        raise RefusedError(f"Not Found: {path}", 404, "not_found_error")
     if request.method != allowed[path]:
-        raise Refused(f"Method Not Allowed: {request.method}", 405)
+        raise RefusedError(f"Method Not Allowed: {request.method}", 405)
     _check_credentials(request.headers)
     version = request.headers.get("anthropic-version", "")
     if version not in wire.VERSIONS:
-        raise Refused(f"anthropic-version: one of {', '.join(wire.VERSIONS)} is required, not {version!r}")
+        raise RefusedError(f"anthropic-version: one of {', '.join(wire.VERSIONS)} is required, not {version!r}")
     if path == "/v1/models":
         return _Answer(200, {"data": [_MODEL_CARD], "has_more": False, "first_id": wire.MODEL, "last_id": wire.MODEL})
     if request.method == "GET":
@@ -116,7 +116,7 @@ def _check_credentials(headers: Mapping[str, str]) -> None:
     bearer = headers.get("authorization", "")
     if headers.get("x-api-key") or (bearer.lower().startswith("bearer ") and bearer[7:].strip()):
         return
-    raise Refused("x-api-key or Authorization: Bearer header is required", 401, "authentication_error")
+    raise RefusedError("x-api-key or Authorization: Bearer header is required", 401, "authentication_error")
 
 
 class _Connection(socketserver.StreamRequestHandler):
@@ -142,7 +142,7 @@ class _Connection(socketserver.StreamRequestHandler):
         try:
             self._send(request, reply, name)
             completed = True
-        except (_Gone, OSError):
+        except (_GoneError, OSError):
             pass
         finally:
             self.server.record(request, reply.status, completed)
@@ -156,13 +156,13 @@ class _Connection(socketserver.StreamRequestHandler):
             return None
         words = line.split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
-            return _Request(line[:8], "", {}, problem=Refused("not an HTTP/1.1 request"), keep_alive=False)
+            return _Request(line[:8], "", {}, problem=RefusedError("not an HTTP/1.1 request"), keep_alive=False)
         headers = dict(self._headers())
         request = _Request(words[0], words[1], headers)
         request.keep_alive = words[2] == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
         try:
             request.body = self._body(headers)
-        except Refused as problem:
+        except RefusedError as problem:
             request.problem, request.keep_alive = problem, request.keep_alive and problem.status == 400
         return request
 
@@ -176,9 +176,9 @@ class _Connection(socketserver.StreamRequestHandler):
     def _body(self, headers: Mapping[str, str]) -> object:
         length = headers.get("content-length", "")
         if "transfer-encoding" in headers or not (length.isdigit() or length == ""):
-            raise Refused("a Content-Length is required", 411)
+            raise RefusedError("a Content-Length is required", 411)
         if int(length or 0) > _MAX_BODY_BYTES:
-            raise Refused("Request exceeds the maximum size", 413, "request_too_large")
+            raise RefusedError("Request exceeds the maximum size", 413, "request_too_large")
         if headers.get("expect", "").lower() == "100-continue":
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         data = self.rfile.read(int(length or 0))
@@ -187,7 +187,7 @@ class _Connection(socketserver.StreamRequestHandler):
         try:
             return json.loads(data, parse_constant=_refuse_constant) if data else None
         except (ValueError, RecursionError) as error:
-            raise Refused(f"The request body is not valid JSON: {error}") from error
+            raise RefusedError(f"The request body is not valid JSON: {error}") from error
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ class _Connection(socketserver.StreamRequestHandler):
         watch = select.poll()
         watch.register(self.connection, select.POLLIN)
         if watch.poll(0) and self.connection.recv(1, socket.MSG_PEEK) == b"":
-            raise _Gone
+            raise _GoneError
         self.connection.sendall(data)
 
 

@@ -22,7 +22,7 @@ __all__ = [
     "MODEL",
     "VERSIONS",
     "Block",
-    "Refused",
+    "RefusedError",
     "Reply",
     "check_request",
     "digest",
@@ -56,7 +56,7 @@ _EFFORTS = frozenset({"low", "medium", "high", "xhigh", "max"})
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The request gets an error answer.
 
     Attributes:
@@ -82,7 +82,7 @@ class Reply:
 
 def _require(condition: bool, text: str) -> None:
     if not condition:
-        raise Refused(text)
+        raise RefusedError(text)
 
 
 def digest(value: object) -> str:
@@ -107,18 +107,18 @@ def check_request(body: object, version: str, *, counting: bool = False) -> dict
         counting: It is for ``count_tokens``, which needs no ``max_tokens``.
 
     Raises:
-        Refused: With the status and the text of the error.
+        RefusedError: With the status and the text of the error.
     """
     if not isinstance(body, dict):
-        raise Refused("the request body must be a JSON object")
+        raise RefusedError("the request body must be a JSON object")
     if "thread" in body:
-        raise Refused("thread: not supported", error_code="thread_unsupported_request", unsupported=["thread"])
+        raise RefusedError("thread: not supported", error_code="thread_unsupported_request", unsupported=["thread"])
     for key in body:
         _require(key in _KEYS, f"{key}: Extra inputs are not permitted")
     model = body.get("model")
     _require(isinstance(model, str), "model: Field required")
     if model != MODEL:
-        raise Refused(f"model: {model}", 404, "not_found_error")
+        raise RefusedError(f"model: {model}", 404, "not_found_error")
     _check_parameters(body, version, counting)
     _check_tools(body)
     _check_output(body.get("output_config"))
@@ -175,7 +175,7 @@ def _check_output(config: object) -> None:
     if config is None:
         return
     if not isinstance(config, dict):
-        raise Refused("output_config: Input should be an object")
+        raise RefusedError("output_config: Input should be an object")
     for key in config:
         _require(key in ("format", "effort", "task_budget"), f"output_config.{key}: Extra inputs are not permitted")
     _require(config.get("effort", "low") in _EFFORTS, f"output_config.effort: one of {', '.join(sorted(_EFFORTS))}")
@@ -183,7 +183,7 @@ def _check_output(config: object) -> None:
     if wanted is None:
         return
     if not (isinstance(wanted, dict) and set(wanted) == {"type", "schema"} and wanted["type"] == "json_schema"):
-        raise Refused("output_config.format: must be {type: json_schema, schema}")
+        raise RefusedError("output_config.format: must be {type: json_schema, schema}")
     _require(isinstance(wanted["schema"], dict), "output_config.format.schema: Input should be an object")
     _check_schema(wanted["schema"])
 
@@ -212,7 +212,7 @@ def _check_schema(schema: object) -> None:
 
 def _check_messages(messages: object, *, has_tools: bool) -> None:
     if not isinstance(messages, list) or not messages:
-        raise Refused("messages: at least one message is required")
+        raise RefusedError("messages: at least one message is required")
     expected, seen, pending = "user", set[str](), list[str]()
     for index, entry in enumerate(messages):
         place = f"messages.{index}"
@@ -220,7 +220,9 @@ def _check_messages(messages: object, *, has_tools: bool) -> None:
         if role == "system":
             continue
         if role != expected:
-            raise Refused(f"{place}.role: roles must alternate, beginning with user; expected {expected}, found {role}")
+            raise RefusedError(
+                f"{place}.role: roles must alternate, beginning with user; expected {expected}, found {role}"
+            )
         _require(set(entry) <= {"role", "content"}, f"{place}: Extra inputs are not permitted")
         content = _content(entry.get("content"), place)
         if role == "user":
@@ -240,7 +242,7 @@ def _check_messages(messages: object, *, has_tools: bool) -> None:
 def _content(content: object, place: str) -> list[Block]:
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(blocks, list) or not blocks:
-        raise Refused(f"{place}.content: must be a non-empty string or list of blocks")
+        raise RefusedError(f"{place}.content: must be a non-empty string or list of blocks")
     for index, block in enumerate(blocks):
         _require(isinstance(block, dict) and isinstance(block.get("type"), str), f"{place}.content.{index}: no type")
         if block["type"] == "text":
@@ -261,9 +263,11 @@ def _check_user(content: Sequence[Block], pending: Sequence[str], place: str) ->
         _require(isinstance(block.get("content", ""), str | list), f"{place}.content.{index}.content: str or blocks")
         results.append(block.get("tool_use_id"))
     for unknown in [result for result in results if result not in pending]:
-        raise Refused(f"{place}: unexpected `tool_use_id` found in `tool_result` blocks: {unknown}")
+        raise RefusedError(f"{place}: unexpected `tool_use_id` found in `tool_result` blocks: {unknown}")
     for missing in [use for use in pending if use not in results]:
-        raise Refused(f"{place}: `tool_use` ids were found without `tool_result` blocks immediately after: {missing}")
+        raise RefusedError(
+            f"{place}: `tool_use` ids were found without `tool_result` blocks immediately after: {missing}"
+        )
     _require(len(results) == len(set(map(str, results))), f"{place}: each tool_use must have a single result")
 
 
@@ -282,7 +286,7 @@ def _check_assistant(content: Sequence[Block], seen: set[str], place: str) -> li
         if kind == "tool_use":
             identity = block.get("id")
             if not isinstance(identity, str) or not isinstance(block.get("name"), str):
-                raise Refused(f"{place}.content.{index}: a tool_use needs id and name")
+                raise RefusedError(f"{place}.content.{index}: a tool_use needs id and name")
             _require(isinstance(block.get("input"), dict), f"{place}.content.{index}.input: must be an object")
             _require(identity not in seen, f"{place}: `tool_use` ids must be unique")
             seen.add(identity)
@@ -373,7 +377,7 @@ def _pieces(text: str) -> list[str]:
     return [text[start : start + _DELTA_CHARACTERS] for start in range(0, len(text), _DELTA_CHARACTERS)]
 
 
-def error_body(problem: Refused, request: str) -> Block:
+def error_body(problem: RefusedError, request: str) -> Block:
     """Return the body of an error answer."""
     error: Block = {"type": problem.type, "message": str(problem)}
     if problem.details:

@@ -22,7 +22,6 @@ from mnemosyne.demo.prompt import Call
 __all__ = ["Turn", "next_turn"]
 
 _PATIENCE = 3
-_RED = re.compile(r"Traceback|FAILED|Error\b|exit(?:ed with)?(?: code)?[:= ]+[1-9]", re.IGNORECASE)
 _INTERRUPTED = re.compile(r"interrupted", re.IGNORECASE)
 
 
@@ -123,7 +122,7 @@ def _changes(path: str, text: str, known: Sequence[rules.Example]) -> list[tuple
             continue
         try:
             rule = rules.parse(function.docstring)
-        except rules.Unreadable:
+        except rules.UnreadableError:
             continue
         source = function.with_body(rules.choose(rule, function.header, about))
         if source != function.source:
@@ -131,7 +130,7 @@ def _changes(path: str, text: str, known: Sequence[rules.Example]) -> list[tuple
     if len(edits) > 1:
         for old, new in edits:
             text = text.replace(old, new, 1)
-        return [("write_file", _input(path=path, content=text))]
+        return [("write_file", _input(path=path, content=text.rstrip("\n") + "\n"))]
     return [("edit_file", _input(path=path, old=old, new=new)) for old, new in edits]
 
 
@@ -153,7 +152,7 @@ def _check(parts: Mapping[str, str], view: _View, mine: Sequence[str]) -> Turn:
     if due:
         uses = [("run_command", _input(command=command)) for command in due]
         return Turn("I check what I wrote.", uses)
-    red = [command for command in commands if view.checks[command].failed or _RED.search(view.checks[command].result)]
+    red = [command for command in commands if view.checks[command].failed]
     files = ", ".join(mine)
     if red:
         return Turn(f"I worked on {files}, but this is still red: {'; '.join(red)}.")

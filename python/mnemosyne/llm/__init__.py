@@ -11,7 +11,7 @@ from mnemosyne.llm.client import Client, prefetch
 from mnemosyne.llm.retry import Journal, RetryPolicy
 from mnemosyne.llm.session import AssistantMessage, ClaudeSession, ResultMessage, SessionOptions, ToolMessage, Tools
 from mnemosyne.llm.structured import Structured, structured
-from mnemosyne.llm.turns import Turn, TurnFailed
+from mnemosyne.llm.turns import Turn, TurnError
 
 __all__ = [
     "AssistantMessage",
@@ -25,7 +25,7 @@ __all__ = [
     "ToolMessage",
     "Tools",
     "Turn",
-    "TurnFailed",
+    "TurnError",
     "prefetch",
     "structured",
 ]

@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 from pydantic import JsonValue, SecretStr
 
 from mnemosyne.config.secrets import resolve_api_key
+from mnemosyne.config.settings import check_base_url
 from mnemosyne.errors import EnvironmentProblem, InvalidInput, MissingCredential
-from mnemosyne.llm.turns import StreamError, Turn, TurnFailed, broken, read_turn
+from mnemosyne.llm.turns import StreamError, Turn, TurnError, broken, read_turn
 from mnemosyne.models import Usage
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Client:
         if named is not None and not isinstance(named, str):
             raise InvalidInput("base_url is not text", code="MN-0111")
         self._named_url = named or os.environ.get("ANTHROPIC_BASE_URL") or None
-        self.base_url = _checked(self._named_url or _ANTHROPIC)
+        self.base_url = check_base_url(self._named_url or _ANTHROPIC)
         self._key = _secret(config.get("api_key"))
         self._model = config.get("model")
         self._sdk: AsyncAnthropic | None = None
@@ -83,7 +84,7 @@ class Client:
         """Send ``body`` once and return the complete answer.
 
         Raises:
-            TurnFailed: No complete answer; ``fatal`` says whether the same request can succeed later.
+            TurnError: No complete answer; ``fatal`` says whether the same request can succeed later.
             MissingCredential: The server refuses the key (MN-0202), or there is none (MN-0201).
             EnvironmentProblem: The server cannot be reached and never answered this process (MN-0205).
         """
@@ -121,7 +122,7 @@ class Client:
         kind = response.headers.get("content-type", "")
         if not kind.lower().startswith("text/event-stream"):
             # A captive portal or a proxy answers 200 with a page, and the SDK would hand it on as an empty stream.
-            raise TurnFailed(
+            raise TurnError(
                 "the server's answer is not a message stream",
                 code="MN-0404",
                 reason=f"{self.base_url} answered with content type {kind or 'none'!r}",
@@ -226,19 +227,6 @@ def _load() -> None:
         ) from error
 
 
-def _checked(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidInput(
-            f"the base URL {url!r} is not an http or https address",
-            code="MN-0111",
-            hint="for example --base-url http://127.0.0.1:8080",
-        )
-    if parts.username or parts.password:
-        raise InvalidInput("the base URL holds a password", code="MN-0111", hint="give the key by --api-key-file")
-    return url.rstrip("/")
-
-
 def _secret(value: object) -> SecretStr | None:
     if isinstance(value, SecretStr):
         return value
@@ -264,8 +252,8 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def _unavailable(reason: str, retry_after: float | None, usage: Usage | None) -> TurnFailed:
-    return TurnFailed(
+def _unavailable(reason: str, retry_after: float | None, usage: Usage | None) -> TurnError:
+    return TurnError(
         "the model cannot be reached at the moment",
         code="MN-0403",
         reason=reason,
@@ -276,8 +264,8 @@ def _unavailable(reason: str, retry_after: float | None, usage: Usage | None) ->
     )
 
 
-def _rejected(reason: str) -> TurnFailed:
-    return TurnFailed(
+def _rejected(reason: str) -> TurnError:
+    return TurnError(
         "the model's server rejected the request",
         code="MN-0408",
         reason=reason,

@@ -18,7 +18,7 @@ from mnemosyne.canonical import sha256_json
 from mnemosyne.errors import ModelError
 from mnemosyne.llm import prices
 from mnemosyne.llm.client import Client
-from mnemosyne.llm.turns import Turn, TurnFailed
+from mnemosyne.llm.turns import Turn, TurnError
 from mnemosyne.models import Usage
 
 __all__ = ["Journal", "RetryPolicy", "ask"]
@@ -85,7 +85,7 @@ async def ask(client: Client, journal: Journal, body: dict[str, JsonValue], poli
                 "turn", kind="turn", input=body, function=send, detail=detail, reserve=prices.reservation(body)
             )
             return Turn.from_json(output)
-        except TurnFailed as error:
+        except TurnError as error:
             failures += 1
             wait = None if error.fatal else policy.wait(failures, error.retry_after)
             if wait is None:
@@ -93,7 +93,7 @@ async def ask(client: Client, journal: Journal, body: dict[str, JsonValue], poli
         await policy.sleep(wait)
 
 
-def _given_up(error: TurnFailed, tries: int) -> ModelError:
+def _given_up(error: TurnError, tries: int) -> ModelError:
     reason = error.reason if error.fatal or tries == 1 else f"{error.reason} (after {tries} tries)"
     return ModelError(
         error.message,

@@ -19,7 +19,7 @@ from mnemosyne.errors import ModelError
 from mnemosyne.llm import prices
 from mnemosyne.models import Usage
 
-__all__ = ["ServerEvent", "StreamError", "Turn", "TurnFailed", "broken", "read_turn"]
+__all__ = ["ServerEvent", "StreamError", "Turn", "TurnError", "broken", "read_turn"]
 
 JsonObject = dict[str, JsonValue]
 
@@ -31,7 +31,7 @@ _COUNTS = {
 }
 
 
-class TurnFailed(ModelError):
+class TurnError(ModelError):
     """One try that gave no turn.
 
     Attributes:
@@ -179,7 +179,7 @@ async def read_turn(events: AsyncIterable[ServerEvent], model: str) -> Turn:
     """Read a stream to its ``message_stop``.
 
     Raises:
-        TurnFailed: The stream was cut or cannot be understood; asking again may help.
+        TurnError: The stream was cut or cannot be understood; asking again may help.
         StreamError: The server said so in an ``error`` event.
     """
     assembly = _Assembly()
@@ -202,9 +202,9 @@ async def read_turn(events: AsyncIterable[ServerEvent], model: str) -> Turn:
     return assembly.finish(model)
 
 
-def broken(reason: str) -> TurnFailed:
+def broken(reason: str) -> TurnError:
     """Return the error for an answer that came only in part; what it cost is unknown."""
-    return TurnFailed(
+    return TurnError(
         "the model's answer broke off",
         code="MN-0404",
         reason=reason,

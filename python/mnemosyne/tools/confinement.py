@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["OutsideTree", "inside"]
+__all__ = ["OutsideTreeError", "inside"]
 
 
-class OutsideTree(Exception):
+class OutsideTreeError(Exception):
     """A path that leads out of the tree (MN-0601); nothing was done with it."""
 
     def __init__(self, name: str) -> None:
@@ -22,7 +22,7 @@ def inside(tree: Path, name: str) -> Path:
         name: Relative to the root; an absolute path is fine if it leads into the tree.
 
     Raises:
-        OutsideTree: It leads out: by ``..``, as an absolute path, or through a link of the file or of any folder.
+        OutsideTreeError: It leads out: by ``..``, as an absolute path, or through a link of the file or of any folder.
         ValueError: It is no path at all.
     """
     if not name or "\0" in name:
@@ -30,8 +30,8 @@ def inside(tree: Path, name: str) -> Path:
     try:
         path = (tree / name).resolve()
     except (OSError, RuntimeError) as error:
-        # A loop of links, or a name that is too long: wherever it leads, it is not in the tree.
-        raise OutsideTree(name) from error
+        # A loop of links: wherever it leads, it is not in the tree.
+        raise OutsideTreeError(name) from error
     if not path.is_relative_to(tree):
-        raise OutsideTree(name)
+        raise OutsideTreeError(name)
     return path

@@ -76,7 +76,9 @@ _SCHEMAS = {str(tool["name"]): tool["input_schema"] for tool in DEFINITIONS}
 def check_input(name: str, input: JsonValue) -> str | None:
     """Return what is wrong with the input of a tool, as a sentence for the model; None if nothing is."""
     schema = _SCHEMAS[name]
-    assert isinstance(schema, dict) and isinstance(schema["properties"], dict) and isinstance(schema["required"], list)
+    assert isinstance(schema, dict)
+    assert isinstance(schema["properties"], dict)
+    assert isinstance(schema["required"], list)
     if not isinstance(input, dict):
         return f"the input of {name} must be an object"
     known = schema["properties"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from mnemosyne.guard import CommandResult, Guard
-from mnemosyne.tools.confinement import OutsideTree, inside
+from mnemosyne.tools.confinement import OutsideTreeError, inside
 from mnemosyne.tools.definitions import DEFINITIONS, READ_ONLY, check_input
 
 __all__ = ["ToolOutcome", "Toolbox"]
@@ -42,7 +42,7 @@ class ToolOutcome:
     is_error: bool
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """The call cannot be done, and nothing was; the text is for the model."""
 
 
@@ -82,10 +82,10 @@ class Toolbox:
             return ToolOutcome(problem, True)
         try:
             return await tool(input)
-        except (OutsideTree, _Refused, ValueError) as error:
+        except (OutsideTreeError, _RefusedError, ValueError) as error:
             return ToolOutcome(str(error), True)
         except OSError as error:
-            return ToolOutcome(f"{error.strerror or error}: {input.get('path', name)}", True)
+            return ToolOutcome(f"{error.strerror or error}: {str(input.get('path', name))[:200]}", True)
 
     async def describe_interrupted(self, name: str, input: dict[str, JsonValue]) -> str:
         """Say that a call was interrupted, and what the files concerned look like now; runs nothing (ONCE-1)."""
@@ -100,7 +100,7 @@ class Toolbox:
             return "\n".join(lines)
         try:
             path = inside(self._tree, str(input.get("path", "")))
-        except (OutsideTree, ValueError) as error:
+        except (OutsideTreeError, ValueError) as error:
             return f"{start} {error}"
         lines = [f"{start} It may or may not have been done. The file is now:", self._describe(path)]
         content = input.get("content")
@@ -129,20 +129,20 @@ class Toolbox:
         path = self._file_path(str(input["path"]))
         old, new = str(input["old"]), str(input["new"])
         if not old:
-            raise _Refused("`old` must not be empty")
+            raise _RefusedError("`old` must not be empty")
         text = self._text_of(path, str(input["path"]))
         # Counted with overlaps: in those too it is not clear which place is meant.
         count = sum(text.startswith(old, place) for place in _places(text, old))
         if count != 1:
             found = "was not found" if count == 0 else f"was found {count} times"
-            raise _Refused(f"`old` {found} in {self._name(path)}; it must occur exactly once, nothing was changed")
+            raise _RefusedError(f"`old` {found} in {self._name(path)}; it must occur exactly once, nothing was changed")
         self._write(path, text.replace(old, new, 1))
         return ToolOutcome(f"edited {self._name(path)}", False)
 
     async def _list_files(self, input: dict[str, JsonValue]) -> ToolOutcome:
         folder = inside(self._tree, str(input.get("path", ".")))
         if not folder.is_dir():
-            raise _Refused(f"{self._name(folder)} is not a folder")
+            raise _RefusedError(f"{self._name(folder)} is not a folder")
         names = [self._name(path) for path in self._files(folder)]
         more = [f"[{len(names) - _LISTED_FILES} more]"] if len(names) > _LISTED_FILES else []
         return ToolOutcome("\n".join([*names[:_LISTED_FILES], *more]) or "[no files]", False)
@@ -150,7 +150,7 @@ class Toolbox:
     async def _search(self, input: dict[str, JsonValue]) -> ToolOutcome:
         start = inside(self._tree, str(input.get("path", ".")))
         if not start.exists():
-            raise _Refused(f"{self._name(start)} does not exist")
+            raise _RefusedError(f"{self._name(start)} does not exist")
         result = await self._guard.run(
             [
                 *(self._guard.interpreter, "-I", "-S", str(_SEARCH_PROGRAM)),
@@ -170,7 +170,7 @@ class Toolbox:
     async def _run_command(self, input: dict[str, JsonValue]) -> ToolOutcome:
         seconds = float(str(input.get("timeout_seconds", _COMMAND_SECONDS)))
         if not 0 < seconds <= _COMMAND_SECONDS_MOST:
-            raise _Refused(f"`timeout_seconds` must be above 0 and at most {_COMMAND_SECONDS_MOST:g}")
+            raise _RefusedError(f"`timeout_seconds` must be above 0 and at most {_COMMAND_SECONDS_MOST:g}")
         result = await self._guard.run(
             ["/bin/sh", "-c", str(input["command"])],
             cwd=self._tree,
@@ -191,28 +191,28 @@ class Toolbox:
     def _file_path(self, name: str) -> Path:
         path = inside(self._tree, name)
         if path == self._tree or path.is_dir():
-            raise _Refused(f"{name} is a folder")
+            raise _RefusedError(f"{name} is a folder")
         return path
 
     def _text_of(self, path: Path, name: str) -> str:
+        if path.is_dir():
+            raise _RefusedError(f"{name} is a folder; use list_files")
         try:
             # Without O_NONBLOCK, opening a pipe that a command left in the tree would never return.
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise _Refused(f"{name} does not exist") from None
+            raise _RefusedError(f"{name} does not exist") from None
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
-            if stat.S_ISDIR(status.st_mode):
-                raise _Refused(f"{name} is a folder; use list_files")
             if not stat.S_ISREG(status.st_mode):
-                raise _Refused(f"{name} is not a regular file")
+                raise _RefusedError(f"{name} is not a regular file")
             if status.st_size > _FILE_BYTES:
-                raise _Refused(f"{name} is too large ({status.st_size} bytes); use search or run_command")
+                raise _RefusedError(f"{name} is too large ({status.st_size} bytes); use search or run_command")
             content = file.read()
         try:
             return content.decode("utf-8")
         except UnicodeDecodeError:
-            raise _Refused(f"{name} is not a text file ({len(content)} bytes)") from None
+            raise _RefusedError(f"{name} is not a text file ({len(content)} bytes)") from None
 
     def _write(self, path: Path, text: str) -> None:
         """Write by temporary file and rename, so that a killed process leaves the old file or the new one."""

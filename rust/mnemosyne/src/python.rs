@@ -48,6 +48,23 @@ pub fn initialize(config: Config) -> Result<(), BridgeError> {
     }
 }
 
+/// Version and base prefix of the interpreter, as `sys` says them: `sys.version sys.base_prefix`.
+///
+/// # Errors
+/// [`BridgeError::PythonNotInitialized`].
+pub fn version() -> Result<String, BridgeError> {
+    let asked = attach(Site::Initialize, |py| -> PyResult<String> {
+        let sys = py.import("sys")?;
+        let version: String = sys.getattr("version")?.extract()?;
+        let prefix: String = sys.getattr("base_prefix")?.extract()?;
+        Ok(format!("{version} {prefix}"))
+    });
+    match asked {
+        Ok(version) => version.map_err(|error| BridgeError::Import(error.to_string())),
+        Err(_) => Err(BridgeError::PythonNotInitialized),
+    }
+}
+
 fn prepare(py: Python<'_>, config: &Config) -> PyResult<()> {
     let path = py.import("sys")?.getattr("path")?;
     for (index, folder) in config.paths.iter().enumerate() {

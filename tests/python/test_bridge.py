@@ -1,0 +1,294 @@
+"""``ClaudeAgentBridge`` and the loop thread, with real agents in the real tree."""
+
+import asyncio
+import gc
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from mnemosyne import (
+    AgentError,
+    AgentExecutionMixin,
+    AgentRole,
+    AgentSpec,
+    BridgeClosed,
+    BridgeFull,
+    ClaudeAgentBridge,
+    InvalidInput,
+    Phase,
+    WorkItem,
+    WorkTimeout,
+)
+
+
+def item(name: str = "w-1", **fields: Any) -> WorkItem:
+    return WorkItem(id=name, description="do it", phase=Phase.PLAN_TO_ARTIFACTS, role=AgentRole.EXECUTOR, **fields)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Poll a condition with a deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.005)
+
+
+class Echo(AgentExecutionMixin):
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        await asyncio.sleep(0)
+        return {"success": True, "data": {"context": work_dict["context"], "thread": threading.get_ident()}}
+
+
+class Raises(AgentExecutionMixin):
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        raise LookupError("nothing by that name")
+
+
+class Exits(AgentExecutionMixin):
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        if work_dict["context"].get("exit"):
+            raise SystemExit(3)
+        return {"success": True}
+
+
+class Sleeps(AgentExecutionMixin):
+    cancelled: list[str] = []
+    working: list[str] = []
+
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        self.working.append(work_dict["id"])
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            self.cancelled.append(work_dict["id"])
+            raise
+        return {"success": True}
+
+
+class Blocks(AgentExecutionMixin):
+    def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        return {"success": True, "data": {"thread": threading.get_ident(), "id": self.context.item.id}}
+
+
+class Misspells(AgentExecutionMixin):
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        return {"success": True, "artefacts": []}
+
+
+class Refuses(AgentExecutionMixin):
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        return {"success": False, "error": "not today"}
+
+
+async def test_work_goes_to_the_loop_thread_and_back_unchanged() -> None:
+    context = {"nested": [{"ü": "ß"}, None, True, 1.5, -(2**63), 2**64 - 1], "text": "x" * 100_000}
+    async with await ClaudeAgentBridge.spawn("executor", Echo) as bridge:
+        result = await bridge.send_work(item(context=context))
+    assert result.success
+    assert result.data["context"] == context
+    assert result.data["thread"] != threading.get_ident()
+
+
+async def test_an_exception_comes_back_whole_as_the_cause() -> None:
+    async with await ClaudeAgentBridge.spawn(AgentRole.EXECUTOR, Raises) as bridge:
+        with pytest.raises(AgentError, match="nothing by that name") as caught:
+            await bridge.send_work(item())
+        assert isinstance(caught.value.__cause__, LookupError)
+        assert caught.value.__cause__.__traceback__ is not None
+        assert bridge.health().error_count == 1
+
+
+async def test_a_system_exit_of_an_agent_is_its_error_and_not_the_end_of_the_loop() -> None:
+    async with await ClaudeAgentBridge.spawn("executor", Exits) as bridge:
+        with pytest.raises(AgentError, match="SystemExit"):
+            await bridge.send_work(item(context={"exit": True}))
+        assert (await bridge.send_work(item("w-2"))).success
+
+
+async def test_kill_1_a_cancelled_await_cancels_the_python_task() -> None:
+    Sleeps.cancelled.clear()
+    async with await ClaudeAgentBridge.spawn("executor", Sleeps) as bridge:
+        sending = asyncio.create_task(bridge.send_work(item("cancelled")))
+        await until(lambda: "cancelled" in Sleeps.working)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        await until(lambda: Sleeps.cancelled == ["cancelled"])
+        await until(lambda: bridge.health().state == "idle")
+        assert bridge.health().error_count == 0
+
+
+async def test_kill_1_a_time_limit_cancels_the_python_task() -> None:
+    Sleeps.cancelled.clear()
+    async with await ClaudeAgentBridge.spawn("executor", Sleeps) as bridge:
+        with pytest.raises(WorkTimeout):
+            await bridge.send_work(item("late"), timeout=0.05)
+        await until(lambda: Sleeps.cancelled == ["late"])
+
+
+async def test_try_send_work_says_full_at_once() -> None:
+    async with await ClaudeAgentBridge.spawn("executor", Sleeps) as bridge:
+        first = asyncio.ensure_future(bridge.try_send_work(item("first")))
+        await until(lambda: bridge.health().state == "busy")
+        with pytest.raises(BridgeFull):
+            await bridge.try_send_work(item("second"))
+        first.cancel()
+
+
+async def test_five_errors_restart_the_agent_with_a_new_generation() -> None:
+    async with await ClaudeAgentBridge.spawn("executor", Raises) as bridge:
+        for number in range(5):
+            with pytest.raises(AgentError):
+                await bridge.send_work(item(f"w-{number}"))
+        await until(lambda: bridge.generation == 2)
+        kinds = []
+        async for event in bridge.events():
+            kinds.append(event.kind)
+            if event.kind == "agent_restarted":
+                break
+        assert kinds.count("agent_error_recorded") == 5
+        assert "agent_health_degraded" in kinds
+
+
+async def test_record_error_and_restart_are_for_what_send_work_did_not_see() -> None:
+    async with await ClaudeAgentBridge.spawn("executor", Echo) as bridge:
+        health = await bridge.record_error(ValueError("seen elsewhere"))
+        assert (health.error_count, health.last_error) == (1, "ValueError: seen elsewhere")
+        await bridge.restart("a new one, please")
+        await until(lambda: bridge.generation == 2 and bridge.health().state == "idle")
+        assert (await bridge.send_work(item())).success
+
+
+async def test_a_plain_function_runs_outside_the_loop_with_its_context() -> None:
+    async with await ClaudeAgentBridge.spawn("executor", Blocks) as bridge:
+        result = await bridge.send_work(item("plain"))
+    assert result.data["id"] == "plain"
+
+
+async def test_an_unknown_key_in_a_result_is_an_error_that_names_it() -> None:
+    async with await ClaudeAgentBridge.spawn("executor", Misspells) as bridge:
+        with pytest.raises(AgentError, match="artefacts"):
+            await bridge.send_work(item())
+
+
+async def test_success_false_is_a_result_and_no_error() -> None:
+    async with await ClaudeAgentBridge.spawn("executor", Refuses) as bridge:
+        result = await bridge.send_work(item())
+        assert (result.success, result.error) == (False, "not today")
+        assert bridge.health().error_count == 0
+
+
+async def test_what_json_cannot_say_is_refused_with_its_path() -> None:
+    class Nan(AgentExecutionMixin):
+        async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+            return {"success": True, "data": {"a": [1.0, float("nan")]}}
+
+    async with await ClaudeAgentBridge.spawn("executor", Nan) as bridge:
+        with pytest.raises(AgentError, match=r"a\.1"):
+            await bridge.send_work(item())
+
+
+async def test_down_1_an_agent_that_cannot_be_imported_degrades_and_says_why() -> None:
+    bridge = await ClaudeAgentBridge.spawn("executor", "no_such_module:Agent")
+    await until(lambda: bridge.health().state == "degraded")
+    with pytest.raises(AgentError, match="no_such_module"):
+        await bridge.send_work(item(), timeout=1.0)
+    await bridge.shutdown()
+
+
+async def test_shutdown_is_idempotent_and_closes() -> None:
+    bridge = await ClaudeAgentBridge.spawn("executor", Echo)
+    await bridge.shutdown()
+    await bridge.shutdown()
+    with pytest.raises(BridgeClosed):
+        await bridge.send_work(item())
+
+
+async def test_a_specification_that_cannot_be_used_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="role"):
+        await ClaudeAgentBridge.spawn("janitor", Echo)
+    with pytest.raises(InvalidInput, match="isolation"):
+        await ClaudeAgentBridge.spawn("executor", AgentSpec(source=Echo, isolation="process"))
+    with pytest.raises(InvalidInput):
+        await ClaudeAgentBridge.spawn("executor", AgentSpec(source=Echo, in_flight=0))
+
+
+async def test_many_items_at_once_each_get_their_own_answer() -> None:
+    async with await ClaudeAgentBridge.spawn("executor", AgentSpec(source=Echo, in_flight=64)) as bridge:
+        results = await asyncio.gather(*(bridge.send_work(item(f"w-{n}", context={"n": n})) for n in range(500)))
+    assert [result.data["context"] for result in results] == [{"n": n} for n in range(500)]
+
+
+def test_a_bridge_serves_two_loops_of_the_user() -> None:
+    async def work(bridge: ClaudeAgentBridge) -> bool:
+        return (await bridge.send_work(item())).success
+
+    bridge = asyncio.run(ClaudeAgentBridge.spawn("executor", Echo))
+    assert asyncio.run(work(bridge))
+    assert asyncio.run(work(bridge))
+    asyncio.run(bridge.shutdown())
+
+
+def test_dropping_the_last_handle_stops_the_loop_thread() -> None:
+    async def use() -> int:
+        bridge = await ClaudeAgentBridge.spawn("executor", Echo)
+        result = await bridge.send_work(item())
+        thread = result.data["thread"]
+        assert isinstance(thread, int)
+        return thread
+
+    thread = asyncio.run(use())
+    gc.collect()
+    deadline = time.monotonic() + 5
+    while thread in sys._current_frames():
+        assert time.monotonic() < deadline, "the loop thread lives on"
+        time.sleep(0.01)  # polling a condition with a deadline
+
+
+def in_a_process(program: str, seconds: float = 20.0) -> subprocess.CompletedProcess[str]:
+    code = textwrap.dedent(program)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=seconds, check=False)
+
+
+PREAMBLE = """
+import asyncio, sys
+from mnemosyne import AgentExecutionMixin, AgentRole, ClaudeAgentBridge, Phase, WorkItem
+class Sleeps(AgentExecutionMixin):
+    async def execute_work(self, work):
+        print("working", flush=True)
+        await asyncio.sleep(3600)
+item = WorkItem(id="w", description="d", phase=Phase.PLAN_TO_ARTIFACTS, role=AgentRole.EXECUTOR)
+"""
+
+
+def test_a_process_ends_while_an_agent_is_busy() -> None:
+    done = in_a_process(
+        PREAMBLE
+        + """
+async def main():
+    bridge = await ClaudeAgentBridge.spawn("executor", Sleeps)
+    task = asyncio.create_task(bridge.send_work(item))
+    while bridge.health().state != "busy":
+        await asyncio.sleep(0.01)
+    sys.exit(7)
+asyncio.run(main())
+"""
+    )
+    assert done.returncode == 7, done.stderr
+
+
+def test_importing_the_package_costs_neither_the_core_nor_pydantic_nor_the_sdk() -> None:
+    done = in_a_process(
+        """
+import sys, mnemosyne
+assert mnemosyne.__version__
+heavy = {"pydantic", "anthropic", "mnemosyne._core"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,92 @@
+//! Python inside a Rust program: the same bridge, on the interpreter that this build was made with.
+
+use mnemosyne::{AgentRole, AgentSpec, BridgeError, ClaudeAgentBridge, Phase, WorkItem};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const ALONE: &str = "MNEMOSYNE_TEST_WITHOUT_PYTHON";
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn initialize() {
+    let agents = repository().join("rust/mnemosyne/examples");
+    let paths = vec![repository().join("python"), agents];
+    mnemosyne::python::initialize(mnemosyne::python::Config { paths, api_key: None }).expect("Python starts");
+}
+
+fn item(id: &str) -> WorkItem {
+    serde_json::from_value(serde_json::json!({
+        "id": id, "description": "say hello", "phase": "plan_to_artifacts", "role": "executor",
+    }))
+    .expect("a work item")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_python_agent_works_for_a_rust_program() {
+    initialize();
+    let bridge = ClaudeAgentBridge::spawn(AgentRole::Executor, AgentSpec::import("greeter:Greeter")).await;
+    let bridge = bridge.expect("the agent starts");
+    let result = bridge.send_work(item("w-1"), None).await.expect("a result");
+    assert_eq!(result.data["greeting"], "asked to say hello: hello from Python");
+    assert_eq!(item("w-1").phase, Phase::PlanToArtifacts);
+    bridge.shutdown(Duration::from_secs(5)).await;
+    assert!(matches!(bridge.send_work(item("w-2"), None).await, Err(BridgeError::Closed(_) | BridgeError::Unavailable(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_cannot_be_imported_is_an_import_error_that_names_it() {
+    initialize();
+    let error = ClaudeAgentBridge::spawn(AgentRole::Executor, AgentSpec::import("no_such_module:Agent")).await;
+    match error.map(|_| ()) {
+        Err(BridgeError::Import(text)) => assert!(text.contains("no_such_module"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Without the library path, embedded tests would pass on another Python than the one that was asked for.
+#[test]
+fn the_embedded_interpreter_is_the_one_this_build_was_made_with() {
+    initialize();
+    let Some(wanted) = std::env::var_os("PYO3_PYTHON") else {
+        eprintln!("skipped: PYO3_PYTHON names no interpreter to compare with");
+        return;
+    };
+    let show = "import sys; print(sys.version, sys.base_prefix)";
+    let printed = Command::new(wanted).args(["-c", show]).output().expect("the interpreter runs");
+    let expected = String::from_utf8_lossy(&printed.stdout).trim().to_owned();
+    let ours = mnemosyne::python::version().expect("Python answers");
+    assert_eq!(ours, expected);
+}
+
+/// Needs a process of its own, in which Python was never initialised: runs this binary again.
+#[test]
+fn without_python_spawn_is_an_error_and_not_a_panic() {
+    if std::env::var_os(ALONE).is_some() {
+        return;
+    }
+    let myself = std::env::current_exe().expect("this binary");
+    let output = Command::new(myself)
+        .args(["--exact", "child_without_python", "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .expect("this binary runs again");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("got PythonNotInitialized"), "{text}");
+}
+
+#[test]
+fn child_without_python() {
+    if std::env::var_os(ALONE).is_none() {
+        return; // only the half of `without_python_spawn_is_an_error_and_not_a_panic` that runs alone
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let spec = AgentSpec::import("greeter:Greeter");
+    match runtime.block_on(ClaudeAgentBridge::spawn(AgentRole::Executor, spec)).map(|_| ()) {
+        Err(BridgeError::PythonNotInitialized) => println!("got PythonNotInitialized"),
+        other => panic!("{other:?}"),
+    }
+}
