@@ -210,7 +210,7 @@ class _Loop:
 
             if host.directory is not None:
                 guard.configure(lock=guard_lock(host.directory, host.boot))
-            self._services = Services(guard=guard.shared(), workspace_for=_workspace)
+            self._services = Services(guard=guard.shared, workspace_for=_workspace)
         return self._services
 
     def _flush(self) -> None:
@@ -255,7 +255,7 @@ def _context(assignment: Json, upcalls: _Upcalls | LocalUpcalls) -> AgentContext
         run=info,
         task=PlanTask.model_validate(task) if task else None,
         setup=tuple(cast(list[str], assignment.get("setup") or [])),
-        accepted=tuple(Acceptance.model_validate(entry) for entry in cast(list[Json], assignment.get("accepted") or [])),
+        accepted=tuple(map(Acceptance.model_validate, cast(list[Json], assignment.get("accepted") or []))),
         upcalls=upcalls,
     )
 

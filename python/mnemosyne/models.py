@@ -72,12 +72,14 @@ class _Strict(BaseModel):
 class Usage(_Strict):
     """Tokens and money of one or more model turns."""
 
-    turns: int = Field(0, ge=0, description="Model turns that completed.")
-    input_tokens: int = Field(0, ge=0, description="Input tokens that were not read from or written to the cache.")
-    output_tokens: int = Field(0, ge=0)
-    cache_read_tokens: int = Field(0, ge=0)
-    cache_write_tokens: int = Field(0, ge=0)
-    cost_usd: float = Field(0.0, ge=0, description="List price in US dollars; 0 where no price is known.")
+    turns: int = Field(default=0, ge=0, description="Model turns that completed.")
+    input_tokens: int = Field(
+        default=0, ge=0, description="Input tokens that were not read from or written to the cache."
+    )
+    output_tokens: int = Field(default=0, ge=0)
+    cache_read_tokens: int = Field(default=0, ge=0)
+    cache_write_tokens: int = Field(default=0, ge=0)
+    cost_usd: float = Field(default=0.0, ge=0, description="List price in US dollars; 0 where no price is known.")
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -103,10 +105,12 @@ class Evidence(_Strict):
 
     kind: str = Field(description="What was looked at: acceptance, joined, setup or scope.")
     command: str | None = None
-    exit_code: int | None = Field(None, description="On the commit under review; None where it did not end by itself.")
-    before_exit_code: int | None = Field(None, description="On the base; None where it was not run there.")
+    exit_code: int | None = Field(
+        default=None, description="On the commit under review; None where it did not end by itself."
+    )
+    before_exit_code: int | None = Field(default=None, description="On the base; None where it was not run there.")
     seconds: float = 0.0
-    output: str = Field("", description="The tail of what the command printed on the commit.")
+    output: str = Field(default="", description="The tail of what the command printed on the commit.")
 
 
 class WorkItem(_Strict):

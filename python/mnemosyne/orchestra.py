@@ -574,8 +574,8 @@ def _result(found: Json) -> RunResult:
         state=state,
         exit_code=_exit_code(state, error),
         error=error,
-        phases=[_phase(cast(Json, phase)) for phase in cast(list[Json], snapshot["phases"])],
-        tasks=[_task(cast(Json, task)) for task in cast(list[Json], snapshot["tasks"])],
+        phases=[_phase(phase) for phase in cast(list[Json], snapshot["phases"])],
+        tasks=[_task(task) for task in cast(list[Json], snapshot["tasks"])],
         usage={**usage, "unknown_turns": snapshot["unknown_turns"]},
         budget=cast(Json, run["budget"]),
         restarts=cast(int, snapshot["restarts"]),
@@ -620,4 +620,3 @@ def _task(task: Json) -> Json:
         "evidence": cast(JsonValue, evidence),
         "review": shown,
     }
-

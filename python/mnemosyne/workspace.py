@@ -116,7 +116,7 @@ _ATTRIBUTES = "* -text !eol !crlf !ident !filter !working-tree-encoding !diff !m
 # What differs between $1 and $2, and the contents of both sides in the file $3.
 _CHANGES_SCRIPT = """
 git diff-tree -r -z --raw --no-abbrev --no-renames "$1" "$2"
-git diff-tree -r --raw --no-abbrev --no-renames "$1" "$2" | cut -d' ' -f3,4 | tr ' ' '\\n' | sort -u |
+git diff-tree -r --raw --no-abbrev --no-renames "$1" "$2" | cut -d' ' -f3,4 | tr ' ' '\\n' |
     git cat-file --batch > "$3"
 """
 

@@ -126,7 +126,7 @@ def stream(
     blocks: list[dict[str, Any]], stop_reason: str, *, input_tokens: int = 100, output_tokens: int = 20
 ) -> list[Event]:
     """Return the events of a whole answer; text and tool input come in two pieces each."""
-    message = {
+    message: Event = {
         "id": "msg_test", "type": "message", "role": "assistant", "model": "demo", "content": [], "stop_reason": None,
         "stop_sequence": None, "usage": {"input_tokens": input_tokens, "output_tokens": 1,
                                          "cache_read_input_tokens": 3, "cache_creation_input_tokens": 2},

@@ -8,7 +8,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from mnemosyne import (
@@ -57,8 +57,8 @@ class Exits(AgentExecutionMixin):
 
 
 class Sleeps(AgentExecutionMixin):
-    cancelled: list[str] = []
-    working: list[str] = []
+    cancelled: ClassVar[list[str]] = []
+    working: ClassVar[list[str]] = []
 
     async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
         self.working.append(work_dict["id"])

@@ -179,7 +179,10 @@ def test_with_json_an_error_before_a_run_is_one_summary_line(
     assert set(summary) == SUMMARY_KEYS
 
 
-SUMMARY_KEYS = {"type", "schema", "run", "state", "exit_code", "model", "demo", "workspace", "phases", "tasks", "usage", "budget", "restarts", "resumes", "seconds", "error", "resume"}
+SUMMARY_KEYS = {
+    "type", "schema", "run", "state", "exit_code", "model", "demo", "workspace", "phases", "tasks", "usage", "budget",
+    "restarts", "resumes", "seconds", "error", "resume",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", [["--store", "other.db", "runs"], ["runs", "--store", "other.db"]])

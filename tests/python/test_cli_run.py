@@ -240,11 +240,18 @@ def test_people_see_lines_of_progress_and_a_summary(script: Script, capsys: pyte
     out, err = capsys.readouterr()
     assert err == ""
     assert f"{RUN} with the demo model" in out
-    assert "    1.0s  prompt_to_spec" in out
+    assert "    1.0s       0  prompt_to_spec" in out
     assert "red -> green" in out
     assert "2 attempts" in out
     assert "0.00 (demo model)" in out
     assert "\x1b" not in out
+
+
+def test_the_summary_tells_why_an_attempt_was_rejected(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    feedback = {"feedback": "AssertionError: 100.0 != 90.0"}
+    script.events.insert(2, event(2, "review_rejected", phase="plan_to_artifacts", task="t2", attempt=1, data=feedback))
+    assert main(["orchestrate", "do it", "--quiet"]) == 0
+    assert "attempt 1 rejected: AssertionError: 100.0 != 90.0" in capsys.readouterr().out
 
 
 def test_quiet_leaves_the_summary_only(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
@@ -443,24 +450,21 @@ def test_the_demo_works_in_the_next_free_folder_with_the_demo_model(script: Scri
     assert (workspace / "shop").is_dir()
 
 
-def test_a_rejection_is_one_line_with_the_assertion_that_failed() -> None:
+def test_a_rejection_shows_the_assertion_that_failed_on_a_line_of_its_own() -> None:
     output = "Traceback (most recent call last):\n  File x\nAssertionError: 100.0 != 90.0\n\nFAILED (failures=1)\n"
     progress = Progress(Style(None))
-    progress.line(event(1, "run_submitted"))
+    progress.lines(event(1, "step_finished", data={"usage": {"input_tokens": 4_000, "output_tokens": 120}}))
     rejected = event(3, "review_rejected", phase="plan_to_artifacts", task="t2", attempt=1, data={"feedback": output})
-    line = progress.line(rejected)
-    assert line is not None
-    assert line.startswith("    2.0s  plan_to_artifacts  t2    review    attempt 1 rejected: ")
-    assert "AssertionError: 100.0 != 90.0" in line
+    assert progress.lines(rejected) == [
+        "    2.0s    4.1k  plan_to_artifacts   t2    review    attempt 1 rejected",
+        "                    AssertionError: 100.0 != 90.0",
+    ]
 
 
 def test_text_of_models_cannot_move_the_cursor_or_forge_lines() -> None:
     progress = Progress(Style(None))
-    line = progress.line(event(1, "task_ready", task="t1", data={"title": "a\x1b[2Jb\nerror[MN-0000]: c\r"}))
-    assert line is not None
-    assert "\x1b" not in line
-    assert "\n" not in line
-    assert "\r" not in line
+    (line,) = progress.lines(event(1, "task_ready", task="t1", data={"title": "a\x1b[2Jb\nerror[MN-0000]: c\r"}))
+    assert not set(line) & set("\x1b\n\r")
 
 
 def test_the_summary_fits_80_columns() -> None:

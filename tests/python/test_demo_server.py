@@ -504,7 +504,7 @@ def test_a_port_or_log_that_cannot_be_had_is_one_clear_error(
 async def test_kill_2_the_guard_starts_the_server_and_ends_it_with_itself(tmp_path: Path) -> None:
     guard = Guard.start(lock=tmp_path / "lock")
     try:
-        url = await start_server(guard, log=tmp_path / "log.jsonl")
+        url, _ = await start_server(guard, log=tmp_path / "log.jsonl")
         port = int(url.rsplit(":", 1)[1])
         assert url == f"http://127.0.0.1:{port}"
         socket.create_connection(("127.0.0.1", port), timeout=5).close()

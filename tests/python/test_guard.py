@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -55,6 +56,15 @@ def alive(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            if f"\nPPid:\t{pid}\n" in path.read_text():
+                found.append(int(path.parent.name))
+    return found
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> float:
@@ -125,7 +135,13 @@ async def test_kill_2_the_lock_is_held_until_the_last_child_is_gone(owner: Owner
 
 async def test_kill_2_holds_when_the_guard_itself_is_killed(owner: Owner) -> None:
     pid = await read_pid(owner.pid_file)
+    (keeper,) = children_of(owner.guard_pid)
+    # Stopped, it cannot act yet; the lock must be its own too, or it would be free while the daemon lives.
+    os.kill(keeper, signal.SIGSTOP)
     os.kill(owner.guard_pid, signal.SIGKILL)
+    assert not await wait_until_gone(owner.lock, 0.2)
+    assert alive(pid)
+    os.kill(keeper, signal.SIGCONT)
     assert await wait_until_gone(owner.lock, 5.0)
     assert not alive(pid)
     owner.process.wait(10)

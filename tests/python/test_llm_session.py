@@ -376,7 +376,10 @@ async def test_a_problem_that_only_our_check_sees_is_sent_back_too() -> None:
 
 
 async def test_a_second_unusable_answer_is_a_fatal_model_error_that_names_the_document() -> None:
-    with MessagesServer(saying("no"), saying("still no"), saying('{"number": 3}')) as server, pytest.raises(ModelError) as raised:
+    with (
+        MessagesServer(saying("no"), saying("still no"), saying('{"number": 3}')) as server,
+        pytest.raises(ModelError) as raised,
+    ):
         await asked(server)
     assert (raised.value.code, raised.value.fatal, len(server.seen)) == ("MN-0401", True, 2)
     assert "Answer" in raised.value.message

@@ -752,6 +752,17 @@ async def test_what_was_written_is_put_back_when_the_user_was_faster(
     assert await workspace.accepted() == old
 
 
+async def test_a_file_saved_while_ours_is_being_written_beside_it_is_kept(
+    workspace: Workspace, user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await workspace.open()
+    tree, commit = await change(workspace, FIXED)
+    # The last thing before the look and the rename.
+    monkeypatch.setattr("mnemosyne.workspace.os.fsync", lambda _: write(user, {"src/calc.py": "just saved\n"}))
+    assert (await workspace.apply(tree.base_commit, commit, MemoryJournal())).conflict is not None
+    assert (user / "src/calc.py").read_text() == "just saved\n"
+
+
 async def test_a_conflict_after_a_crash_puts_back_only_what_is_ours(workspace: Workspace, user: Path) -> None:
     old, new = await big_change(workspace)
     # The user made one of the changes himself before us: that one is not ours to undo.

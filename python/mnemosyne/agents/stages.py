@@ -50,14 +50,15 @@ class Services:
     """What the harness needs besides the agent; one object for one loop.
 
     Attributes:
-        guard: Starts and ends every command.
+        guard: Gives the guard, which starts and ends every command; not asked for work that starts none, because the
+            guard is a process.
         workspace_for: Makes the workspace of a context's run. Give it ``tag=context.item.id``: before an item is worked
             on, everything that an older claim of it started under that tag is ended.
         accepting: A lock for each run. The runtime lets only one item of a run accept at a time already; two at once
-            could lose files, so here it is made sure a second time.
+            would be able to lose files, so here it is made sure a second time.
     """
 
-    guard: Guard
+    guard: Callable[[], Guard]
     workspace_for: Callable[[AgentContext], Workspace]
     accepting: dict[str, asyncio.Lock] = field(default_factory=dict)
 
@@ -77,7 +78,7 @@ async def run_item(agent: AgentExecutionMixin | None, context: AgentContext, ser
     if isinstance(agent, ClaudeAgent):
         prefetch()
     if context.kind in _STARTS_COMMANDS:
-        await services.guard.kill(context.item.id)
+        await services.guard().kill(context.item.id)
     with working_on(context):
         if context.kind == "accept":
             return _complete(await _accept(context, services))
@@ -113,7 +114,7 @@ async def _orchestrate(agent: AgentExecutionMixin, context: AgentContext, servic
 async def _optimize(agent: AgentExecutionMixin, context: AgentContext, services: Services, work: Json) -> Json:
     commit = await services.workspace_for(context).open()
     if context.run is not None:
-        context.files = CommittedFiles(services.guard, context.run.directory, commit, tag=context.item.id)
+        context.files = CommittedFiles(services.guard(), context.run.directory, commit, tag=context.item.id)
     result = await call_agent(agent, work)
     if result["success"]:
         pack = _data(result).get("pack")
@@ -267,7 +268,7 @@ def _give_tree(context: AgentContext, services: Services, path: Path) -> None:
             hint="do not remove the state directory while a run can be resumed",
         )
     context.tree = path
-    context.tools = Toolbox(path, services.guard, tag=context.item.id)
+    context.tools = Toolbox(path, services.guard(), tag=context.item.id)
 
 
 def _not_accepted(feedback: str, *, conflict: bool = False, evidence: JsonValue = None) -> Json:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Job", "drive", "finished_summary", "resume_command"]
 
 _DRAIN_SECONDS = 30.0
-"""How long the first signal waits for work under way. A turn seldom takes longer, and what is cut off is asked again."""
+"""How long the first signal waits for work under way. A turn seldom takes longer; what is cut off is asked again."""
 
 
 @dataclass(frozen=True)

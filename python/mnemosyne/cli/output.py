@@ -67,13 +67,16 @@ class Output:
             self._print(self._style.paint(f"{self.about.run} with {one_line(model)}", "strong"))
             self._print(self._style.paint(f"in {one_line(self.about.workspace)}", "dim"))
             self._print("")
+            self._print(self._progress.head())
 
     def event(self, event: Event) -> None:
         """Show an event as it comes: its line of progress, or its JSON."""
         if self.as_json:
             self._json("event", _event_form(event))
-        elif not self.quiet and (line := self._progress.line(event)) is not None:
-            self._print(line)
+            return
+        for line in self._progress.lines(event):
+            if not self.quiet:
+                self._print(line)
 
     def full_event(self, event: Event) -> None:
         """Show an event for ``mnemosyne events``: each one, with its data."""
@@ -102,7 +105,8 @@ class Output:
             return self._json("summary", summary)
         if not self.quiet and not with_error:
             self._print("")
-        for line in summary_lines(summary, self._style, priced=_is_priced(summary)):
+        rejections = self._progress.rejections
+        for line in summary_lines(summary, self._style, priced=_is_priced(summary), rejections=rejections):
             self._print(line)
         if with_error and summary["error"]:
             self.text(["", *error_lines(summary["error"])])

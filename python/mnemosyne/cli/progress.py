@@ -1,13 +1,14 @@
-"""Events as lines for people: elapsed, phase, task, step, what happened. Most events say nothing new and get no line."""
+"""Events as lines for people: elapsed, phase, task, step, what happened. Events that say nothing new get no line."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from mnemosyne.cli.style import Style, one_line, tokens_text
+from mnemosyne.cli.style import Style, one_line, short_count
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -21,37 +22,61 @@ _TELLING = re.compile(r"^\s*(\w*(Error|Exception|Failure)\b.*|error\b.*)$", re.M
 _TOKEN_KEYS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
 
 
+_ELAPSED, _TOKENS, _WHERE, _TASK, _STEP = -8, -8, 18, 6, 10
+_DETAIL = " " * 20
+"""Under the column of the phase."""
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a line says of an event."""
+
+    text: str
+    step: str = ""
+    colour: str = ""
+    detail: str = ""
+    """Why, on a line of its own: it is the longest part, and the one that must not be cut first."""
+
+
 class Progress:
-    """Turns the events of one run into lines; remembers when it began and how many tokens were used."""
+    """Turns the events of one run into lines; remembers when it began and how many tokens were used.
+
+    Attributes:
+        rejections: Task -> why each of its attempts so far was rejected, for the summary.
+    """
 
     def __init__(self, style: Style) -> None:
+        self.rejections: dict[str, list[str]] = {}
         self._style = style
         self._began: datetime | None = None
         self._tokens = 0
 
-    def line(self, event: Event) -> str | None:
-        """Return the line of an event, or None if it gets none."""
+    def head(self) -> str:
+        """Return the head of the columns."""
+        return self._row("time", "tokens", "phase", "task", "step", _Said("", colour="dim"))
+
+    def lines(self, event: Event) -> list[str]:
+        """Return the lines of an event; none if it says nothing new."""
         at = datetime.fromisoformat(event.at)
         self._began = self._began or at
         self._count(event.data)
+        if event.kind == "review_rejected" and event.task:
+            why = f"attempt {event.attempt} rejected: {_telling(event.data.get('feedback'))}"
+            self.rejections.setdefault(event.task, []).append(why)
         said = _of_run(event) or _of_task(event) or _of_agent(event)
         if said is None:
-            return None
-        step, text, colour = said
-        if colour == "good" and self._tokens:
-            text += f"  [{tokens_text(self._tokens)}]"
-        where = str(event.phase or event.agent or event.role or "")
+            return []
         elapsed = f"{(at - self._began).total_seconds():.1f}s"
-        return self._style.row(
-            [
-                (elapsed, -8, "dim"),
-                ("  ", 2, ""),
-                (where, 19, "dim"),
-                (one_line(event.task or ""), 6, ""),
-                (step, 10, ""),
-                (one_line(text), 0, colour),
-            ]
-        )
+        where = str(event.phase or event.agent or event.role or "")
+        lines = [self._row(elapsed, short_count(self._tokens), where, one_line(event.task or ""), said.step, said)]
+        if said.detail:
+            lines.append(self._style.row([(f"{_DETAIL}{one_line(said.detail)}", 0, "dim")]))
+        return lines
+
+    def _row(self, elapsed: str, tokens: str, where: str, task: str, step: str, said: _Said) -> str:
+        cells = [(elapsed, _ELAPSED, "dim"), (tokens, _TOKENS, "dim"), ("  ", 2, ""), (where, _WHERE, "dim")]
+        cells += [("  ", 2, ""), (task, _TASK, ""), (step, _STEP, ""), (one_line(said.text), 0, said.colour)]
+        return self._style.row(cells)
 
     def _count(self, data: Mapping[str, JsonValue]) -> None:
         usage = data.get("usage")
@@ -76,78 +101,72 @@ def event_line(event: Event, style: Style) -> str:
     )
 
 
-def _of_run(event: Event) -> tuple[str, str, str] | None:
+def _of_run(event: Event) -> _Said | None:
     data = event.data
+    why = str(data.get("message") or data.get("reason") or "")
     match event.kind:
         case "phase_started":
-            return "", "started", ""
+            return _Said("started")
         case "phase_completed":
-            return "", f"done: {data.get('artifact')}", "good"
+            return _Said(f"done: {data.get('artifact')}", colour="good")
         case "run_resumed":
-            return "", "resumed", ""
+            return _Said("resumed")
         case "run_completed":
-            return "", "complete", "good"
+            return _Said("complete", colour="good")
         case "run_failed":
-            return "", f"run failed: {data.get('message')}", "bad"
+            return _Said("run failed", colour="bad", detail=why)
         case "run_cancelled":
-            return "", f"cancelled: {data.get('reason')}", "bad"
-        case "run_interrupted":
-            return "", _with("interrupted", data.get("message") or data.get("reason")), "warn"
-        case "run_paused":
-            return "", _with("paused", data.get("reason")), "warn"
+            return _Said("cancelled", colour="bad", detail=why)
+        case "run_interrupted" | "run_paused":
+            return _Said(event.kind.removeprefix("run_"), colour="warn", detail=why)
         case "budget_warning" | "budget_exceeded" | "breaker_opened" | "breaker_closed":
-            return "", _with(event.kind.replace("_", " "), data.get("message") or data.get("reason")), "warn"
+            return _Said(event.kind.replace("_", " "), colour="warn", detail=why)
     return None
 
 
-def _of_task(event: Event) -> tuple[str, str, str] | None:
+def _of_task(event: Event) -> _Said | None:
     data, attempt = event.data, event.attempt or 1
-    step = _STEPS.get(event.role or "", "") if event.task else ""
+    step = str(data.get("kind") or _STEPS.get(event.role or "", "")) if event.task else ""
     match event.kind:
         case "task_ready":
-            return "ready", str(data.get("title", "")), ""
+            return _Said(str(data.get("title", "")), "ready")
         case "work_started" if event.task or attempt > 1:
-            return step, f"attempt {attempt}", ""
+            return _Said(f"attempt {attempt}", step)
         case "work_failed":
-            return step, f"attempt {attempt} failed: {_telling(data.get('error'))}", "bad"
+            return _Said(f"attempt {attempt} failed", step, "bad", _telling(data.get("error")))
         case "work_dead":
-            return step, f"given up: {_telling(data.get('error'))}", "bad"
+            return _Said("given up", step, "bad", _telling(data.get("error")))
         case "work_parked":
-            return step, f"waits until {data.get('until')}", "warn"
+            return _Said(f"waits until {data.get('until')}", step, "warn")
         case "review_passed":
-            return "review", f"attempt {attempt} passed", "good"
+            return _Said(f"attempt {attempt} passed", "review", "good")
         case "review_rejected":
-            return "review", f"attempt {attempt} rejected: {_telling(data.get('feedback'))}", "warn"
+            return _Said(f"attempt {attempt} rejected", "review", "warn", _telling(data.get("feedback")))
         case "task_accepted":
-            files = data.get("files")
-            return "accept", f"accepted: {', '.join(map(str, files)) if isinstance(files, list) else ''}", "good"
+            return _Said(f"accepted: {_listed(data.get('files'))}", "accept", "good")
         case "task_failed":
-            return "", f"{data.get('state', 'failed')}: {_telling(data.get('reason'))}", "bad"
+            return _Said(str(data.get("state", "failed")), "", "bad", _telling(data.get("reason")))
         case "task_skipped":
-            return "", f"skipped: {_listed(data.get('because_of'))} was not accepted", "warn"
+            return _Said(f"skipped: {_listed(data.get('because_of'))} not accepted", "", "warn")
     return None
 
 
-def _of_agent(event: Event) -> tuple[str, str, str] | None:
+def _of_agent(event: Event) -> _Said | None:
     data = event.data
     match event.kind:
         case "agent_failed":
-            return "", f"failed: {_telling(data.get('error'))}", "warn"
+            return _Said("failed", colour="warn", detail=_telling(data.get("error")))
         case "agent_health_degraded":
-            return "", f"unhealthy after {data.get('count')} errors", "warn"
+            return _Said(f"unhealthy after {data.get('count')} errors", colour="warn")
         case "agent_restarted":
-            return "", f"restarted as generation {data.get('generation', event.generation)}", "warn"
+            return _Said(f"restarted as generation {data.get('generation', event.generation)}", colour="warn")
         case "agent_quarantined":
-            return "", _with("quarantined", data.get("reason")), "bad"
+            return _Said("quarantined", colour="bad", detail=str(data.get("reason") or ""))
         case "role_degraded":
-            return "", _with("degraded", data.get("reason")), "bad"
+            return _Said("degraded", colour="bad", detail=str(data.get("reason") or ""))
         case "agent_recovered" | "role_recovered":
-            return "", "recovered", ""
+            return _Said("recovered")
     return None
-
-
-def _with(text: str, reason: object) -> str:
-    return f"{text}: {reason}" if reason else text
 
 
 def _listed(value: object) -> str:

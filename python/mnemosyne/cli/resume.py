@@ -25,8 +25,8 @@ def resume(options: Options, output: Output) -> int:
     """Run the verb.
 
     Raises:
-        InvalidInput: There is no such run (MN-0110), it lives (MN-0112) or has ended (MN-0116), or it is not clear which
-            one is meant (MN-0118).
+        InvalidInput: There is no such run (MN-0110), it lives (MN-0112), it has ended (MN-0116), or it is not clear
+            which one is meant (MN-0118).
     """
     store = inputs.store_path(options)
     run, last_sequence = asyncio.run(_choose(store, options, output))

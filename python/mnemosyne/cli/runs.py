@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["cancel", "events", "find_run", "known_runs", "run_line", "runs", "show"]
 
 _ENDED = ("done", "failed", "cancelled")
-_CANCEL_SECONDS = 5.0
-"""How long ``cancel`` waits to see the run end; the process that works on it looks for commands every 0.2 s."""
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.1
+_CANCEL_LOOKS = 50
+"""How often ``cancel`` looks whether the run ended. The process that works on it looks for commands every 0.2 s."""
 
 
 def runs(options: Options, output: Output) -> int:
@@ -128,10 +127,12 @@ async def _cancel(store: Path, run: str) -> RunResult:
     from mnemosyne.orchestra import cancel_run, show_run
 
     await cancel_run(store, run, "requested")
-    deadline = time.monotonic() + _CANCEL_SECONDS
-    while (result := await show_run(store, run)).state not in _ENDED and time.monotonic() < deadline:
+    for _ in range(_CANCEL_LOOKS):
+        result = await show_run(store, run)
+        if result.state in _ENDED:
+            return result
         await asyncio.sleep(_LOOK_SECONDS)
-    return result
+    return await show_run(store, run)
 
 
 def _named(options: Options) -> str:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from typing import TextIO
 
-__all__ = ["Style", "one_line", "tokens_text"]
+__all__ = ["Style", "one_line", "short_count"]
 
 _PIPED_WIDTH = 160
 _LEAST_WIDTH = 60
@@ -56,8 +56,8 @@ def one_line(text: object) -> str:
     return " ".join(_CONTROL.sub(" ", str(text)).split())
 
 
-def tokens_text(count: int) -> str:
-    """Return ``950 tokens``, ``1.2k tokens`` or ``3.4M tokens``."""
+def short_count(count: int) -> str:
+    """Return ``950``, ``1.2k`` or ``3.4M``."""
     if count < 1_000:
-        return f"{count} tokens"
-    return f"{count / 1_000:.1f}k tokens" if count < 999_950 else f"{count / 1_000_000:.1f}M tokens"
+        return str(count)
+    return f"{count / 1_000:.1f}k" if count < 999_950 else f"{count / 1_000_000:.1f}M"

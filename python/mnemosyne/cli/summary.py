@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from mnemosyne.cli.style import Style, one_line
@@ -29,6 +30,8 @@ _COLOURS = {
     "budget": "warn",
     "skipped": "warn",
 }
+
+_NOT_BEGUN = ("blocked", "ready", "skipped")
 
 
 class PhaseForm(TypedDict):
@@ -132,13 +135,16 @@ def empty_usage() -> UsageForm:
     }
 
 
-def summary_lines(summary: Summary, style: Style, *, priced: bool = True) -> list[str]:
+def summary_lines(
+    summary: Summary, style: Style, *, priced: bool = True, rejections: Mapping[str, Sequence[str]] | None = None
+) -> list[str]:
     """Return the summary for people.
 
     Args:
         summary: The summary.
         style: Of the stream it goes to.
         priced: Whether the price of the model is known; a cost of 0 would be a lie otherwise.
+        rejections: Task -> why its earlier attempts were rejected, where that was seen.
     """
     state = summary["state"]
     head = f"{summary['run'] or 'no run'}  {summary['seconds']:.1f} s"
@@ -149,7 +155,7 @@ def summary_lines(summary: Summary, style: Style, *, priced: bool = True) -> lis
         lines += ["", style.paint("tasks", "dim")]
         width = max(len(one_line(task["id"])) for task in summary["tasks"])
         for task in summary["tasks"]:
-            lines += _task(task, width, style)
+            lines += _task(task, width, style, (rejections or {}).get(task["id"], ()))
     lines += ["", *_totals(summary, style, priced=priced)]
     return lines
 
@@ -174,8 +180,8 @@ def _phase(phase: PhaseForm, style: Style) -> str:
     )
 
 
-def _task(task: TaskForm, width: int, style: Style) -> list[str]:
-    attempts = f"{task['attempts']} attempt{'' if task['attempts'] == 1 else 's'}"
+def _task(task: TaskForm, width: int, style: Style, rejections: Sequence[str]) -> list[str]:
+    attempts = "" if task["state"] in _NOT_BEGUN else _many(task["attempts"], "attempt")
     lines = [
         style.row(
             [
@@ -187,6 +193,7 @@ def _task(task: TaskForm, width: int, style: Style) -> list[str]:
         )
     ]
     indent = " " * (width + 4)
+    lines += [style.row([(f"{indent}{one_line(why)}", 0, "warn")]) for why in rejections]
     lines += [style.row([(f"{indent}{one_line(path)}", 0, "")]) for path in task["files"]]
     # The joined gate repeats the commands of other tasks: shown only where it says something new, that is red.
     lines += [_evidence(seen, indent, style) for seen in task["evidence"] if _is_telling(seen)]
@@ -212,15 +219,17 @@ def _light(exit_code: int | None) -> str:
 def _totals(summary: Summary, style: Style, *, priced: bool) -> list[str]:
     usage = summary["usage"]
     read, written = usage["input_tokens"] + usage["cache_write_tokens"], usage["output_tokens"]
-    turns = f"{usage['turns']} turn{'' if usage['turns'] == 1 else 's'}"
+    turns = _many(usage["turns"], "turn")
     if usage["unknown_turns"]:
-        turns += f", {usage['unknown_turns']} cut off and charged in full"
+        turns += f", {usage['unknown_turns']} cut off"
     rows = [("tokens", f"{read:,} in, {usage['cache_read_tokens']:,} from cache, {written:,} out ({turns})")]
     rows.append(("cost", _cost(summary, priced=priced)))
     if summary["budget"]["usd"] is not None or summary["budget"]["tokens"] is not None:
         rows.append(("budget", _budget(summary["budget"])))
     if summary["restarts"] or summary["resumes"]:
-        rows.append(("restarts", f"{summary['restarts']} of agents, resumed {summary['resumes']} times"))
+        rows.append(
+            ("trouble", f"{_many(summary['restarts'], 'agent restart')}, {_many(summary['resumes'], 'resume')}")
+        )
     rows.append(("model", summary["model"] or "the default of each role"))
     if summary["workspace"]:
         rows.append(("files", summary["workspace"]))
@@ -237,6 +246,10 @@ def _cost(summary: Summary, *, priced: bool) -> str:
         return "unknown (no price is known for this model)"
     cost = summary["usage"]["cost_usd"]
     return f"{cost:.2f} USD" if cost >= 1 or cost == 0 else f"{cost:.4f} USD"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _budget(budget: BudgetForm) -> str:

@@ -38,7 +38,7 @@ def state_directory(store: Path) -> Path:
     a store means exactly these two paths (and SQLite's own ``-wal`` and ``-shm``).
     """
     store = store.expanduser().absolute()
-    return store.with_name(f"{store.name}.state")
+    return store.with_name(f"{store.name}.d")
 
 
 def check_base_url(url: str) -> str:

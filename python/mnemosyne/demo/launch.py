@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mnemosyne.guard import Guard
+    from mnemosyne.guard import Guard, Spawned
 
 __all__ = ["start_server"]
 
 _PACKAGES = Path(__file__).resolve().parents[2]
 
 
-async def start_server(guard: Guard, *, log: Path | None = None) -> str:
+async def start_server(guard: Guard, *, log: Path | None = None) -> tuple[str, Spawned]:
     """Start the server in a process of its own and wait until it listens.
 
     Args:
@@ -21,7 +21,7 @@ async def start_server(guard: Guard, *, log: Path | None = None) -> str:
         log: Gets a JSON line per request.
 
     Returns:
-        Its base URL, ``http://127.0.0.1:PORT``.
+        Its base URL, ``http://127.0.0.1:PORT``, and the handle that stops it.
 
     Raises:
         EnvironmentProblem: It did not come up.
@@ -32,4 +32,4 @@ async def start_server(guard: Guard, *, log: Path | None = None) -> str:
         arguments += ["--log", str(log.absolute())]
     environment = guard.environment() | {"PYTHONPATH": str(_PACKAGES)}
     spawned = await guard.spawn(arguments, cwd=Path("/"), env=environment)
-    return spawned.first_line
+    return spawned.first_line, spawned

@@ -79,7 +79,7 @@ class Project:
         """Return the modules with unfinished functions, each after those it needs.
 
         Raises:
-            UnworkableError: There is none, one has no test, a rule cannot be read, or they need one another in a circle.
+            UnworkableError: There is none, one has no test or no readable rule, or they need one another in a circle.
         """
         names = [name for name in sorted(self.paths) if self._is_unfinished(name)]
         if not names:

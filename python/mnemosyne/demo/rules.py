@@ -28,6 +28,7 @@ __all__ = [
     "Example",
     "Rule",
     "UnreadableError",
+    "agrees",
     "choose",
     "evaluate",
     "examples",
@@ -323,7 +324,7 @@ def evaluate(source: str, arguments: Sequence[object]) -> object:
     """Return what the one function in ``source`` gives for ``arguments``, without running it as Python.
 
     Raises:
-        UnreadableError: It does something beyond assignments, ``if``, ``return``, arithmetic, comparisons and ``round``.
+        UnreadableError: It does more than assignments, ``if``, ``return``, arithmetic, comparisons and ``round``.
     """
     try:
         function = ast.parse(source).body[0]

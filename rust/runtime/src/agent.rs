@@ -19,7 +19,7 @@ use crate::host::{AgentStart, Assignment, HostError, Outcome, SharedHost, WorkKe
 use crate::record::{AgentRecord, Book, RoleRecord, TreeRecord, clip};
 use crate::role_supervisor::RoleMessage;
 use crate::settle::{End, Verdict, settle};
-use mnemosyne_core::{AgentState, ErrorWindow, EventKind, NewEvent, Problem, WorkItem, WorkResult};
+use mnemosyne_core::{AgentState, ErrorWindow, EventKind, NewEvent, WorkItem, WorkResult};
 use mnemosyne_store::Claimed;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::collections::BTreeMap;
@@ -85,15 +85,30 @@ pub(crate) enum AgentMessage {
     RegisterPythonBridge(SharedHost),
     /// Start the agent, if it is not started.
     Probe,
-    Started { attempt: u64, result: Result<(), HostError> },
+    Started {
+        attempt: u64,
+        result: Result<(), HostError>,
+    },
     Work(Job),
     Finished(Report),
     Deadline(WorkKey),
     Abandon(WorkKey),
-    Cancel { key: WorkKey, ending: Ending, reason: String },
-    CancelRun { run: String, reason: String },
-    CancelAll { reason: String },
-    RecordError { error: String, reply: oneshot::Sender<AgentHealth> },
+    Cancel {
+        key: WorkKey,
+        ending: Ending,
+        reason: String,
+    },
+    CancelRun {
+        run: String,
+        reason: String,
+    },
+    CancelAll {
+        reason: String,
+    },
+    RecordError {
+        error: String,
+        reply: oneshot::Sender<AgentHealth>,
+    },
     Settled(Settled),
 }
 
@@ -286,6 +301,8 @@ pub(crate) struct Life {
     seat: Option<Seat>,
     /// Counts starts, so that the answer to an earlier one is not taken for this one's.
     attempt: u64,
+    /// A start is under way: another probe need not begin one.
+    start_under_way: bool,
     probe_timer: Option<Timer>,
 }
 
@@ -306,6 +323,7 @@ impl Life {
             host,
             seat: None,
             attempt: 0,
+            start_under_way: false,
             probe_timer: None,
         }
     }
@@ -322,6 +340,7 @@ impl Life {
                 self.seat = None;
                 self.host = Some(host);
                 self.stage = Stage::Starting;
+                self.start_under_way = false;
                 self.probe();
             }
         }
@@ -330,11 +349,12 @@ impl Life {
     /// Starts the agent in its host; the answer comes as a message.
     fn probe(&mut self) {
         self.probe_timer = None;
-        if matches!(self.stage, Stage::Ready | Stage::Leaving) {
+        if self.start_under_way || matches!(self.stage, Stage::Ready | Stage::Leaving) {
             return;
         }
         let Some(host) = self.host.clone() else { return self.without_host() };
         self.attempt += 1;
+        self.start_under_way = true;
         self.seat.get_or_insert_with(|| Seat {
             host: host.clone(),
             record: self.record.clone(),
@@ -380,6 +400,7 @@ impl Life {
         if attempt != self.attempt || matches!(self.stage, Stage::Ready | Stage::Leaving) {
             return;
         }
+        self.start_under_way = false;
         match result {
             Ok(()) => {
                 self.stage = Stage::Ready;
@@ -429,8 +450,7 @@ impl Life {
                 direct_value(item, &agent_id, generation)
             }
         };
-        let report =
-            Report { key, outcome: None, tree: self.tree.clone(), record: self.record.clone(), generation };
+        let report = Report { key, outcome: None, tree: self.tree.clone(), record: self.record.clone(), generation };
         let reporter = Reporter { actor: self.myself.clone(), report: Some(report) };
         let timer = self.timer(deadline.saturating_duration_since(Instant::now()), AgentMessage::Deadline(key));
         let job = InFlight {
@@ -444,7 +464,10 @@ impl Life {
         };
         self.jobs.insert(key, job);
         self.refresh();
-        host.submit(Assignment { key, agent_id, generation, value }, Box::new(move |outcome| reporter.deliver(outcome)));
+        host.submit(
+            Assignment { key, agent_id, generation, value },
+            Box::new(move |outcome| reporter.deliver(outcome)),
+        );
     }
 
     fn timer(&self, delay: Duration, message: AgentMessage) -> Timer {
@@ -531,8 +554,7 @@ impl Life {
         let Judged { end, leave } = judged;
         self.restart_pending |= leave.is_some();
         let settled = Settled { _place: place, leave, verdict: Verdict::Unknown };
-        let mut settling =
-            Settling { actor: self.myself.clone(), role: self.role.clone(), settled: Some(settled) };
+        let mut settling = Settling { actor: self.myself.clone(), role: self.role.clone(), settled: Some(settled) };
         self.settling += 1;
         let Some(settlement) = self.record.custody.take(key) else { return }; // dropping `settling` answers
         let (tree, record) = (self.tree.clone(), self.record.clone());
@@ -578,7 +600,8 @@ impl Life {
         self.remember_error(error);
         let verdict = self.window.record(self.tree.now());
         let count = self.error_count();
-        let mut events = vec![self.event(EventKind::AgentErrorRecorded).with("count", count).with("error", clip(error))];
+        let mut events =
+            vec![self.event(EventKind::AgentErrorRecorded).with("count", count).with("error", clip(error))];
         if verdict == Window::Degraded {
             let event = self.event(EventKind::AgentHealthDegraded);
             events.push(event.with("count", count).with("healthy", false));
@@ -663,12 +686,6 @@ impl Life {
 
     fn tell(&self, message: impl FnOnce(String, u64) -> RoleMessage) {
         self.role.send(message(self.record.agent_id.clone(), self.generation));
-    }
-}
-
-impl From<Problem> for WorkError {
-    fn from(problem: Problem) -> Self {
-        WorkError::Problem { problem, retry_at: None }
     }
 }
 

@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 
 /// A claimed item with its run and task. The bridge adds `run.directory`: paths are not the tree's business.
 pub(crate) fn claimed_value(claimed: &Claimed, agent_id: &str, generation: u64) -> Value {
-    let run = claimed.run.as_ref().map(|run| {
-        json!({"id": run.id, "workspace": run.workspace, "prompt": run.prompt, "options": run.options})
-    });
+    let run = claimed
+        .run
+        .as_ref()
+        .map(|run| json!({"id": run.id, "workspace": run.workspace, "prompt": run.prompt, "options": run.options}));
     let plan = claimed.run.as_ref().and_then(|run| run.plan.as_ref());
     json!({
         "item": claimed.item.work,

@@ -160,7 +160,9 @@ pub(crate) fn direct(
     let problem = match (outcome, ending) {
         (Some(Outcome::Result(result)), _) => {
             life.announce(life.event(EventKind::AgentCompleted).with("summary", summary(item, &result)));
-            if result.success && let Some(recovered) = life.count_success() {
+            if result.success
+                && let Some(recovered) = life.count_success()
+            {
                 life.announce(recovered);
             }
             return (Ok(*result), None);

@@ -1,22 +1,34 @@
-//! The handle to one agent.
+//! The handle to one agent: stable across restarts, because it names the agent, not its actor. Everything goes through
+//! the role supervisor (**SUP-4**).
 
+use crate::agent::{Ending, GRACE, Job, Load};
+use crate::finish::{closed, lost, timeout_problem};
 use crate::health::AgentHealth;
-use crate::host::HostError;
-use mnemosyne_core::{AgentRole, Problem, WorkItem, WorkResult};
+use crate::host::{HostError, WorkKey};
+use crate::record::{AgentRecord, RoleRecord, TreeRecord, clip};
+use crate::role_supervisor::{RoleMessage, deadline_after};
+use mnemosyne_core::error::codes;
+use mnemosyne_core::{AgentRole, AgentState, Problem, ProblemKind, WorkItem, WorkResult};
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, TryAcquireError, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
 
-/// A boxed future, as `try_send_work` returns it.
+/// A boxed future, as [`AgentHandle::try_send_work`] returns it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Why direct work gave no result.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum WorkError {
     /// The agent raised.
     #[error(transparent)]
     Agent(HostError),
-    /// Timeout, Unavailable, Full, Closed, or what the agent's side reported in coded form.
+    /// `Timeout`, `Unavailable`, `Full` or `Closed`, or what the agent's side reported in coded form.
     #[error("{problem}")]
     Problem {
         /// What happened.
@@ -26,18 +38,207 @@ pub enum WorkError {
     },
 }
 
-/// Handle to one supervised agent; stable across restarts.
+impl From<Problem> for WorkError {
+    fn from(problem: Problem) -> Self {
+        WorkError::Problem { problem, retry_at: None }
+    }
+}
+
+/// The agent cannot take work now; says why, and when it may.
+pub(crate) fn unavailable(agent: &AgentRecord) -> WorkError {
+    let book = agent.book();
+    let message = format!("the agent {} cannot take work: it is {}", agent.agent_id, book.state);
+    let problem = Problem::new(ProblemKind::Unavailable, codes::UNAVAILABLE, message).because(clip(&book.reason));
+    let problem = match book.state {
+        AgentState::Quarantined => problem.hint("correct the agent, then restart it"),
+        _ => problem.hint("try again later"),
+    };
+    WorkError::Problem { problem, retry_at: book.next_restart_at.map(|at| at as f64 / 1_000.0) }
+}
+
+/// Handle to one supervised agent.
 #[derive(Clone)]
-pub struct AgentHandle {}
+pub struct AgentHandle {
+    tree: Arc<TreeRecord>,
+    role: Arc<RoleRecord>,
+    record: Arc<AgentRecord>,
+}
+
+impl fmt::Debug for AgentHandle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "AgentHandle({} generation {})", self.agent_id(), self.generation())
+    }
+}
+
+/// Cancels direct work whose caller is gone.
+struct Unwanted {
+    handle: AgentHandle,
+    key: WorkKey,
+    answered: bool,
+}
+
+impl Drop for Unwanted {
+    fn drop(&mut self) {
+        if !self.answered {
+            let agent_id = self.handle.record.agent_id.clone();
+            let reason = "its caller is gone".to_owned();
+            let cancel = RoleMessage::Cancel { agent_id, key: self.key, ending: Ending::Unwanted, reason };
+            self.handle.role.send(cancel);
+        }
+    }
+}
 
 impl AgentHandle {
-    pub fn agent_id(&self) -> &str { unimplemented!() }
-    pub fn role(&self) -> AgentRole { unimplemented!() }
-    pub fn generation(&self) -> u64 { unimplemented!() }
-    pub fn health(&self) -> AgentHealth { unimplemented!() }
-    pub async fn send_work(&self, item: WorkItem, timeout: Option<Duration>) -> Result<WorkResult, WorkError> { unimplemented!("{item:?}{timeout:?}") }
-    pub fn try_send_work(&self, item: WorkItem, timeout: Option<Duration>) -> Result<BoxFuture<'static, Result<WorkResult, WorkError>>, WorkError> { unimplemented!("{item:?}{timeout:?}") }
-    pub async fn record_error(&self, error: String) -> Result<AgentHealth, WorkError> { unimplemented!("{error}") }
-    pub async fn restart(&self, reason: String) -> Result<AgentHealth, WorkError> { unimplemented!("{reason}") }
-    pub async fn shutdown(&self, timeout: Duration) { unimplemented!("{timeout:?}") }
+    pub(crate) fn new(tree: Arc<TreeRecord>, role: Arc<RoleRecord>, record: Arc<AgentRecord>) -> Self {
+        Self { tree, role, record }
+    }
+
+    /// `executor-1`.
+    pub fn agent_id(&self) -> &str {
+        &self.record.agent_id
+    }
+
+    /// Its role.
+    pub fn role(&self) -> AgentRole {
+        self.record.role
+    }
+
+    /// From 1; one more with every restart.
+    pub fn generation(&self) -> u64 {
+        self.record.generation()
+    }
+
+    /// Now; never blocks.
+    pub fn health(&self) -> AgentHealth {
+        self.record.health(&self.tree, &self.role)
+    }
+
+    /// Sends work past the store: supervised, not durable. Waits for a free place and for a start that is under way, no
+    /// longer than the smaller of `timeout` and the item's own limit. Dropping the future cancels the work (KILL-1).
+    ///
+    /// # Errors
+    /// [`WorkError::Agent`] when the agent raised; `Timeout`, `Unavailable`, `Closed`.
+    pub async fn send_work(&self, item: WorkItem, timeout: Option<Duration>) -> Result<WorkResult, WorkError> {
+        let deadline = deadline(&item, timeout);
+        let place = match timeout_at(deadline, self.record.places.clone().acquire_owned()).await {
+            Ok(Ok(place)) => place,
+            Ok(Err(_)) => return Err(closed().into()),
+            Err(_) => return Err(timeout_problem(&item).into()),
+        };
+        self.dispatch(item, place, deadline)?.await
+    }
+
+    /// As [`AgentHandle::send_work`], but never waits for a place. The work begins at once, not with the first poll.
+    ///
+    /// # Errors
+    /// `Full` at once when the agent has no free place, `Closed` when it was shut down.
+    pub fn try_send_work(
+        &self,
+        item: WorkItem,
+        timeout: Option<Duration>,
+    ) -> Result<BoxFuture<'static, Result<WorkResult, WorkError>>, WorkError> {
+        let deadline = deadline(&item, timeout);
+        let place = self.record.places.clone().try_acquire_owned().map_err(|error| match error {
+            TryAcquireError::Closed => closed(),
+            TryAcquireError::NoPermits => {
+                let message = format!("the agent {} has no free place", self.agent_id());
+                Problem::new(ProblemKind::Full, codes::FULL, message).hint("wait with send_work, or add agents")
+            }
+        })?;
+        Ok(Box::pin(self.dispatch(item, place, deadline)?))
+    }
+
+    /// Hands the work over now; the future waits for its answer.
+    fn dispatch(
+        &self,
+        item: WorkItem,
+        place: OwnedSemaphorePermit,
+        deadline: Instant,
+    ) -> Result<impl Future<Output = Result<WorkResult, WorkError>> + Send + 'static, WorkError> {
+        if self.tree.is_draining() || self.record.is_closing() {
+            return Err(closed().into());
+        }
+        let (reply, answer) = oneshot::channel();
+        let key = self.tree.next_key();
+        let job = Job { key, place, deadline, load: Load::Direct { item: Box::new(item), reply } };
+        let agent_id = self.record.agent_id.clone();
+        let mut unwanted = Unwanted { handle: self.clone(), key, answered: false };
+        if !self.role.send(RoleMessage::Work { agent_id, job }) {
+            unwanted.answered = true;
+            return Err(unavailable(&self.record));
+        }
+        Ok(async move {
+            let answer = answer.await;
+            unwanted.answered = true;
+            answer.unwrap_or_else(|_| Err(unwanted.handle.gone()))
+        })
+    }
+
+    /// Nobody is left to answer.
+    fn gone(&self) -> WorkError {
+        let stopped = self.record.book().state == AgentState::Stopped;
+        WorkError::from(if stopped || self.tree.is_draining() { closed() } else { lost() })
+    }
+
+    /// Counts an error that `send_work` did not see; the fifth within 60 s restarts the agent. The health is that of
+    /// the moment after the count, before the restart.
+    ///
+    /// # Errors
+    /// `Unavailable` where no actor lives that could count it, `Closed` after a shutdown.
+    pub async fn record_error(&self, error: String) -> Result<AgentHealth, WorkError> {
+        let (reply, answer) = oneshot::channel();
+        let agent_id = self.record.agent_id.clone();
+        self.role.send(RoleMessage::RecordError { agent_id, error, reply });
+        answer.await.map_err(|_| self.out_of_reach())
+    }
+
+    /// Starts the agent anew, with the next generation; releases it from quarantine. Not counted as a failure.
+    ///
+    /// # Errors
+    /// `Closed` after a shutdown.
+    pub async fn restart(&self, reason: String) -> Result<AgentHealth, WorkError> {
+        let (reply, answer) = oneshot::channel();
+        let agent_id = self.record.agent_id.clone();
+        self.role.send(RoleMessage::Restart { agent_id, reason, reply });
+        answer.await.map_err(|_| self.out_of_reach())
+    }
+
+    fn out_of_reach(&self) -> WorkError {
+        let stopped = self.record.book().state == AgentState::Stopped;
+        if stopped || self.tree.is_draining() { closed().into() } else { unavailable(&self.record) }
+    }
+
+    /// Takes no more work, lets what runs finish for so long, cancels the rest, and ends the agent for good. Idempotent.
+    pub async fn shutdown(&self, patience: Duration) {
+        self.record.closing.store(true, Ordering::SeqCst);
+        if timeout(patience, self.all_free()).await.is_err() {
+            self.cancel_all("the agent is shutting down");
+            let _ = timeout(GRACE + Duration::from_secs(1), self.all_free()).await;
+        }
+        self.stop().await;
+    }
+
+    /// Waits until the agent holds no work. It queues behind callers that wait for a place: those are told first that
+    /// nothing more is taken.
+    pub(crate) async fn all_free(&self) {
+        let _ = self.record.places.acquire_many(self.record.spec.in_flight).await; // closed: it has ended
+    }
+
+    pub(crate) fn cancel_all(&self, reason: &str) {
+        let agent_id = Some(self.record.agent_id.clone());
+        self.role.send(RoleMessage::CancelAll { agent_id, reason: reason.to_owned() });
+    }
+
+    /// Ends the actor; what it still holds is cancelled and released without a charge.
+    pub(crate) async fn stop(&self) {
+        let (reply, answer) = oneshot::channel();
+        let agent_id = self.record.agent_id.clone();
+        self.role.send(RoleMessage::StopAgent { agent_id, reply });
+        let _ = answer.await;
+    }
+}
+
+fn deadline(item: &WorkItem, timeout: Option<Duration>) -> Instant {
+    let own = deadline_after(item.timeout_seconds);
+    timeout.map_or(own, |timeout| own.min(deadline_after(timeout.as_secs_f64())))
 }

@@ -74,10 +74,8 @@ pub(crate) struct TreeRecord {
 
 impl TreeRecord {
     pub(crate) fn new(store: Arc<dyn Store>, background: Arc<Background>, claims: bool) -> Arc<Self> {
-        let seen = Seen {
-            queue: QueueCounts::default(),
-            store: StoreHealth { state: StoreState::Available, reason: None },
-        };
+        let seen =
+            Seen { queue: QueueCounts::default(), store: StoreHealth { state: StoreState::Available, reason: None } };
         Arc::new(Self {
             events: EventLog::start(store.clone()),
             store,
@@ -190,8 +188,10 @@ pub(crate) struct AgentRecord {
     pub(crate) role: AgentRole,
     pub(crate) spec: AgentSpec,
     /// One permit per item at a time. It goes with the item, from before it is claimed until its end is stored, so that
-    /// a permit is free exactly when there is room; closed by the agent's own shutdown.
+    /// a permit is free exactly when there is room. Closed when the agent has ended for good.
     pub(crate) places: Arc<Semaphore>,
+    /// Set by the agent's own shutdown: nothing is claimed or accepted for it any more.
+    pub(crate) closing: AtomicBool,
     pub(crate) custody: Arc<Custody>,
     book: Mutex<Book>,
 }
@@ -231,7 +231,15 @@ impl AgentRecord {
             next_restart_at: None,
             reason: String::new(),
         };
-        Arc::new(Self { agent_id, role, spec, places, custody: Arc::default(), book: Mutex::new(book) })
+        Arc::new(Self {
+            agent_id,
+            role,
+            spec,
+            places,
+            closing: AtomicBool::new(false),
+            custody: Arc::default(),
+            book: Mutex::new(book),
+        })
     }
 
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
@@ -246,6 +254,10 @@ impl AgentRecord {
     pub(crate) fn update<T>(&self, generation: u64, change: impl FnOnce(&mut Book) -> T) -> Option<T> {
         let mut book = self.book();
         (book.generation == generation).then(|| change(&mut book))
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
     }
 
     /// An event of this agent.

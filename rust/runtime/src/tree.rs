@@ -1,12 +1,30 @@
 //! The public handle to the living tree.
+//!
+//! **DOWN-1** A tree runs without any host: its roles are degraded with a reason, the store keeps the queue, and a bridge
+//! that is registered later finds everything as it was.
 
+use crate::agent::GRACE;
+use crate::background::Background;
 use crate::handle::AgentHandle;
 use crate::health::SystemHealth;
 use crate::host::{AgentSpec, SharedHost};
-use mnemosyne_core::{AgentRole, Problem};
+use crate::pump::{self, Pump};
+use crate::record::{AgentRecord, TreeRecord, locked};
+use crate::role_supervisor::RoleMessage;
+use crate::root::{Root, RootMessage};
+use mnemosyne_core::error::codes;
+use mnemosyne_core::{AgentRole, Problem, ProblemKind};
 use mnemosyne_store::Store;
-use std::sync::Arc;
+use ractor::{Actor, ActorRef};
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+/// How long a shutdown waits for hosts and for the store to take the last events.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The agents of one role.
 #[derive(Debug, Clone)]
@@ -25,23 +43,199 @@ pub struct TreeConfig {
     pub store: Arc<dyn Store>,
     /// The agents to begin with.
     pub roles: Vec<RoleSpec>,
-    /// Whether agents claim from the store; `false` for a standalone bridge.
+    /// Whether agents claim from the store; `false` for a standalone bridge, whose agent only gets direct work.
     pub claims: bool,
 }
 
-/// The living tree.
+/// The living tree. When the last clone is dropped the actors end, and what is in flight is cancelled; [`Tree::shutdown`]
+/// does the same in order, and waits for it.
 #[derive(Clone)]
-pub struct Tree {}
+pub struct Tree {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    record: Arc<TreeRecord>,
+    root: ActorRef<RootMessage>,
+    /// Taken by the shutdown.
+    pump: Mutex<Option<Pump>>,
+    /// Filled by the first shutdown; later ones wait for it.
+    ended: OnceCell<()>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.record.draining.store(true, Ordering::SeqCst);
+        self.record.closing.store(true, Ordering::SeqCst);
+        self.root.stop(None); // children end with their parents; their state cancels and forgets in `Drop`
+    }
+}
+
+impl fmt::Debug for Tree {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_list().entries(self.agents()).finish()
+    }
+}
 
 impl Tree {
-    pub async fn start(_config: TreeConfig) -> Result<Tree, Problem> { unimplemented!() }
-    pub fn register_bridge(&self, _host: SharedHost) {}
-    pub fn store(&self) -> Arc<dyn Store> { unimplemented!() }
-    pub async fn add_agent(&self, _role: AgentRole, _spec: AgentSpec, _agent_id: Option<String>) -> Result<AgentHandle, Problem> { unimplemented!() }
-    pub fn agents(&self) -> Vec<AgentHandle> { unimplemented!() }
-    pub fn agent(&self, _id: &str) -> Option<AgentHandle> { unimplemented!() }
-    pub fn health(&self) -> SystemHealth { unimplemented!() }
-    pub async fn cancel_run(&self, _run: &str, _reason: &str) -> Result<(), Problem> { unimplemented!() }
-    pub async fn drain(&self, _patience: Duration) -> bool { unimplemented!() }
-    pub async fn shutdown(&self) {}
+    /// Starts the tree on the caller's tokio runtime.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a role's specification that cannot be used; `Environment` where the root cannot be spawned.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, as everything that spawns does.
+    pub async fn start(config: TreeConfig) -> Result<Tree, Problem> {
+        let background = Background::new(tokio::runtime::Handle::current());
+        let record = TreeRecord::new(config.store, background, config.claims);
+        for role in config.roles {
+            for _ in 0..role.instances {
+                new_agent(&record, role.role, role.spec.clone(), None)?;
+            }
+        }
+        let (root, _) = Root::spawn(None, Root, record.clone()).await.map_err(|error| {
+            Problem::new(ProblemKind::Environment, codes::UNAVAILABLE, "the supervision tree could not start")
+                .because(error.to_string())
+        })?;
+        let pump = Pump::start(&record);
+        let inner = Inner { record, root, pump: Mutex::new(Some(pump)), ended: OnceCell::new() };
+        Ok(Tree { inner: Arc::new(inner) })
+    }
+
+    /// Attaches the bridge to every agent of every role, those added later included. Another bridge replaces it: agents
+    /// that run begin a new generation there, without a charge.
+    pub fn register_bridge(&self, host: SharedHost) {
+        for role in self.inner.record.roles() {
+            *locked(&role.host) = Some(host.clone());
+            role.send(RoleMessage::RegisterPythonBridge(host.clone()));
+        }
+    }
+
+    /// The store.
+    pub fn store(&self) -> Arc<dyn Store> {
+        self.inner.record.store.clone()
+    }
+
+    /// Adds one agent to a role; it starts at once if a bridge is registered.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an id that is taken or a specification that cannot be used, `Closed` after a drain.
+    pub async fn add_agent(
+        &self,
+        role: AgentRole,
+        spec: AgentSpec,
+        agent_id: Option<String>,
+    ) -> Result<AgentHandle, Problem> {
+        if self.inner.record.is_draining() {
+            return Err(crate::finish::closed());
+        }
+        let agent = new_agent(&self.inner.record, role, spec, agent_id)?;
+        // A role whose supervisor is just being restarted finds the agent in its record.
+        agent.1.send(RoleMessage::AddAgent(agent.0.clone()));
+        Ok(AgentHandle::new(self.inner.record.clone(), agent.1, agent.0))
+    }
+
+    /// All agents, in start order.
+    pub fn agents(&self) -> Vec<AgentHandle> {
+        let handle = |role: &Arc<_>, agent| AgentHandle::new(self.inner.record.clone(), Arc::clone(role), agent);
+        let roles = self.inner.record.roles();
+        roles.flat_map(|role| role.agents().into_iter().map(|agent| handle(role, agent)).collect::<Vec<_>>()).collect()
+    }
+
+    /// One agent.
+    pub fn agent(&self, id: &str) -> Option<AgentHandle> {
+        self.agents().into_iter().find(|agent| agent.agent_id() == id)
+    }
+
+    /// Now; never blocks.
+    pub fn health(&self) -> SystemHealth {
+        let record = &self.inner.record;
+        let roles = record.roles().map(|role| (role.role, role.health(record)));
+        let roles = roles.filter(|(_, health)| !health.agents.is_empty()).collect();
+        let seen = locked(&record.seen);
+        SystemHealth { roles, queue: seen.queue, store: seen.store.clone() }
+    }
+
+    /// Cancels a run: first in the store, which fences its claims, then what is in flight.
+    ///
+    /// # Errors
+    /// As `Store::cancel_run`.
+    pub async fn cancel_run(&self, run: &str, reason: &str) -> Result<(), Problem> {
+        pump::cancel_run(&self.inner.record, run, reason).await
+    }
+
+    /// Takes no more work, lets what runs finish for so long, cancels the rest and releases it without a charge. `true`
+    /// if all of it finished by itself.
+    pub async fn drain(&self, patience: Duration) -> bool {
+        self.inner.record.draining.store(true, Ordering::SeqCst);
+        let agents = self.agents();
+        if timeout(patience, all_free(&agents)).await.is_ok() {
+            return true;
+        }
+        for agent in &agents {
+            agent.cancel_all("the tree is draining");
+        }
+        // What does not stop is abandoned after its grace, which frees its place.
+        let _ = timeout(GRACE + Duration::from_secs(1), all_free(&agents)).await;
+        false
+    }
+
+    /// Drains without patience, then stops all actors in reverse start order. Idempotent; later calls wait for the first.
+    pub async fn shutdown(&self) {
+        self.inner.ended.get_or_init(|| self.end()).await;
+    }
+
+    async fn end(&self) {
+        let record = &self.inner.record;
+        self.drain(Duration::ZERO).await;
+        record.closing.store(true, Ordering::SeqCst);
+        for agent in self.agents().iter().rev() {
+            let _ = timeout(LAST_WORDS, agent.stop()).await;
+        }
+        for role in record.roles().rev() {
+            let supervisor = locked(&role.supervisor).clone();
+            if let Some(supervisor) = supervisor {
+                let _ = supervisor.stop_and_wait(None, Some(LAST_WORDS)).await;
+            }
+        }
+        let _ = self.inner.root.stop_and_wait(None, Some(LAST_WORDS)).await;
+        locked(&self.inner.pump).take();
+        record.background.idle(LAST_WORDS).await;
+        record.events.flush(LAST_WORDS).await;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn record(&self) -> &Arc<TreeRecord> {
+        &self.inner.record
+    }
+}
+
+async fn all_free(agents: &[AgentHandle]) {
+    for agent in agents {
+        agent.all_free().await;
+    }
+}
+
+/// Makes the record of a new agent and puts it under its role.
+fn new_agent(
+    tree: &TreeRecord,
+    role: AgentRole,
+    spec: AgentSpec,
+    agent_id: Option<String>,
+) -> Result<(Arc<AgentRecord>, Arc<crate::record::RoleRecord>), Problem> {
+    let invalid = |message: String| Problem::new(ProblemKind::InvalidInput, codes::AGENT_SPEC, message);
+    if spec.in_flight == 0 {
+        return Err(invalid("in_flight is 0".to_owned()).hint("an agent needs room for at least one item"));
+    }
+    let taken = |id: &str| tree.roles().any(|role| role.agents().iter().any(|agent| agent.agent_id == id));
+    let agent_id = match agent_id {
+        Some(id) if id.trim().is_empty() => return Err(invalid("the agent id is empty".to_owned())),
+        Some(id) if taken(&id) => return Err(invalid(format!("the agent id {id:?} is taken"))),
+        Some(id) => id,
+        None => (1_u64..).map(|number| format!("{role}-{number}")).find(|id| !taken(id)).unwrap_or_default(),
+    };
+    let Some(record) = tree.role(role) else { return Err(invalid(format!("there is no role {role}"))) };
+    let agent = AgentRecord::new(agent_id, role, spec);
+    locked(&record.agents).push(agent.clone());
+    Ok((agent, record.clone()))
 }

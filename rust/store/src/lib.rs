@@ -23,7 +23,8 @@ mod rules;
 pub mod sqlite;
 pub mod types;
 
-#[doc(hidden)]
+/// For the tests of backends, also of those in other crates.
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 
 use async_trait::async_trait;

@@ -14,9 +14,9 @@ pub(crate) fn append(write: &Write<'_>, events: &[NewEvent]) -> Result<(), Failu
     }
     let at = timestamp(write.now);
     // Without a number of its own a row gets the greatest plus one: no gap, also after a rollback.
-    let mut insert = write.connection.prepare_cached(
-        "INSERT INTO events (at, boot, run, kind, agent, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    )?;
+    let mut insert = write
+        .connection
+        .prepare_cached("INSERT INTO events (at, boot, run, kind, agent, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
     for event in events {
         let record = serde_json::to_string(event)?;
         insert.execute(params![at, write.boot, event.run, event.kind.name(), event.agent, record])?;
@@ -26,9 +26,7 @@ pub(crate) fn append(write: &Write<'_>, events: &[NewEvent]) -> Result<(), Failu
 
 /// The greatest number, 0 where there is none.
 pub(crate) fn last_sequence(connection: &Connection) -> rusqlite::Result<u64> {
-    connection
-        .prepare_cached("SELECT coalesce(max(sequence), 0) FROM events")?
-        .query_row([], |row| row.get(0))
+    connection.prepare_cached("SELECT coalesce(max(sequence), 0) FROM events")?.query_row([], |row| row.get(0))
 }
 
 /// Events after a sequence, oldest first.
@@ -41,16 +39,12 @@ pub(crate) fn events(connection: &Connection, query: &EventQuery, own_boot: &str
             let wanted = "sequence > ?1 AND boot = ?3 AND agent = ?4 ORDER BY sequence LIMIT ?2";
             select(connection, wanted, params![since, limit, own_boot, agent])
         }
-        (Some(run), agent) => {
-            let events = of_run(connection, run, since, if agent.is_some() { i64::MAX } else { limit })?;
-            let Some(agent) = agent else { return Ok(events) };
-            let own: std::collections::BTreeSet<u64> =
-                select(connection, "sequence > ?1 AND boot = ?2 AND agent = ?3", params![since, own_boot, agent])?
-                    .into_iter()
-                    .map(|event: Event| event.sequence)
-                    .collect();
-            let both = events.into_iter().filter(|event| own.contains(&event.sequence));
-            Ok(both.take(usize::try_from(limit).unwrap_or(usize::MAX)).collect())
+        (Some(run), None) => of_run(connection, run, since, limit),
+        (Some(run), Some(agent)) => {
+            let wanted = "sequence > ?1 AND boot = ?3 AND agent = ?4
+                 AND (run = ?5 OR run IS NULL AND ?3 IN (SELECT boot FROM run_boots WHERE run = ?5))
+                 ORDER BY sequence LIMIT ?2";
+            select(connection, wanted, params![since, limit, own_boot, agent, run])
         }
     }
 }

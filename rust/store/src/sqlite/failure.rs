@@ -59,10 +59,9 @@ pub(crate) fn broken(path: &Path, error: &rusqlite::Error) -> Problem {
             "another process kept the store locked for more than ten seconds",
             "look for a process that hangs: fuser FILE; then try again",
         ),
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => (
-            "the file is damaged",
-            "keep a copy, then restore a backup, or choose another file with --store",
-        ),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            ("the file is damaged", "keep a copy, then restore a backup, or choose another file with --store")
+        }
         Some(ErrorCode::CannotOpen) => {
             ("the file cannot be opened", "check that its folder exists and is yours, or choose another with --store")
         }
@@ -71,13 +70,9 @@ pub(crate) fn broken(path: &Path, error: &rusqlite::Error) -> Problem {
         }
         _ => ("the database failed", "check the disk, then try again"),
     };
-    Problem::new(
-        ProblemKind::Store,
-        codes::STORE_UNAVAILABLE,
-        format!("the store {} cannot be used", path.display()),
-    )
-    .because(format!("{reason} ({error})"))
-    .hint(hint)
+    Problem::new(ProblemKind::Store, codes::STORE_UNAVAILABLE, format!("the store {} cannot be used", path.display()))
+        .because(format!("{reason} ({error})"))
+        .hint(hint)
 }
 
 /// The store's threads are gone.

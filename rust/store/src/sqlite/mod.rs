@@ -1,123 +1,325 @@
-//! Skeleton; being written.
-#![allow(unused_variables, missing_docs)]
-use crate::Store;
-use crate::types::*;
-use async_trait::async_trait;
-use mnemosyne_core::{Budget, Event, NewEvent, Problem, Run, RunState, Usage, WorkItem};
-use std::sync::Arc;
-use tokio::sync::watch;
+//! The store in one SQLite file: WAL, FULL, one thread that writes and one that reads.
+//!
+//! - `open`: is the file ours, and does SQLite do what we rely on.
+//! - `writer`: group commit; `write/`: one file per write, beside its SQL.
+//! - `reader`: reads, off tokio's threads; `rows`, `events`: rows into records.
+//! - `failure`: SQLite's errors, in words.
 
-pub struct SqliteStore {}
+mod events;
+mod failure;
+mod open;
+mod reader;
+mod rows;
+mod write;
+mod writer;
+
+use crate::Store;
+use crate::boot::{self, Boot};
+use crate::clock::{Clock, system_clock};
+use crate::types::{
+    ClaimRequest, Claimed, Completion, EventQuery, FinishStep, ItemSnapshot, NewCommand, QueueCounts, Release,
+    Released, Reserve, RunSnapshot, StartStep, StepRecord,
+};
+use async_trait::async_trait;
+use failure::Failure;
+use mnemosyne_core::{ArtifactRef, Budget, Event, NewEvent, Problem, Run, RunState, Usage, WorkItem};
+use reader::{Read, Reader};
+use rusqlite::Connection;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use tokio::sync::{oneshot, watch};
+use write::Write;
+use writer::{Job, Operation, Writer};
+
+/// A handle on a store in a file; one boot. Dropping it finishes what was sent, closes the file and ends the boot.
+pub struct SqliteStore {
+    boot: String,
+    clock: Clock,
+    path: PathBuf,
+    state_directory: PathBuf,
+    changed: watch::Sender<u64>,
+    /// What `PRAGMA data_version` was when another process's commits were last looked for.
+    data_version: AtomicI64,
+    /// `None` only while the handle is dropped: the end of the channel ends the thread.
+    jobs: Option<Sender<Box<dyn Job>>>,
+    /// As `jobs`.
+    reads: Option<Sender<Read>>,
+    /// Joined on drop, the reader first, so that the writer closes last and leaves no WAL behind.
+    reader: Option<JoinHandle<()>>,
+    writer: Option<JoinHandle<()>>,
+}
+
 impl SqliteStore {
-    pub fn open(path: &std::path::Path) -> Result<Self, Problem> {
-        unimplemented!()
+    /// Opens or makes the store at a path, on the wall clock.
+    ///
+    /// # Errors
+    /// `Store`: MN-0206 for a file that is not ours and MN-0204 for one of a newer version, both left untouched; MN-0203
+    /// for what cannot be opened or would not be safe.
+    pub fn open(path: &Path) -> Result<SqliteStore, Problem> {
+        Self::with_clock(path, system_clock())
     }
-    pub fn open_with_clock(path: &std::path::Path, clock: Arc<dyn Fn() -> i64 + Send + Sync>) -> Result<Self, Problem> {
-        unimplemented!()
+
+    /// The same on a clock of the caller.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`].
+    pub fn with_clock(path: &Path, clock: Clock) -> Result<SqliteStore, Problem> {
+        let connection = open::writer(path)?;
+        let state_directory = boot::state_directory(path);
+        let boot = Boot::begin(&state_directory)?;
+        let broken = |error| failure::broken(path, &error);
+        let data_version = AtomicI64::new(open::pragma(&connection, "data_version").map_err(broken)?);
+        let changed = watch::Sender::new(events::last_sequence(&connection).map_err(broken)?);
+        let (jobs, taken_jobs) = channel();
+        let (reads, taken_reads) = channel();
+        let reader = Reader { connection: open::reader(path)?, reads: taken_reads, path: path.to_owned() };
+        let name = boot.id().to_owned();
+        let writer = Writer {
+            connection,
+            jobs: taken_jobs,
+            changed: changed.clone(),
+            clock: clock.clone(),
+            path: path.to_owned(),
+            state_directory: state_directory.clone(),
+            boot,
+        };
+        // The boot is in the file before anybody can claim with it.
+        let started = queue_start(&jobs);
+        let store = Self {
+            boot: name,
+            clock,
+            path: path.to_owned(),
+            state_directory,
+            changed,
+            data_version,
+            jobs: Some(jobs),
+            reads: Some(reads),
+            reader: Some(spawn(path, "mnemosyne-read", move || reader.work())?),
+            writer: Some(spawn(path, "mnemosyne-write", move || writer.work())?),
+        };
+        started.recv().map_err(|_| failure::closed(path))??;
+        Ok(store)
+    }
+
+    async fn write<T, F>(&self, run: F) -> Result<T, Problem>
+    where
+        F: FnOnce(&Write<'_>) -> Result<T, Failure> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job: Box<dyn Job> = Box::new(Operation { run: Some(run), outcome: None, reply });
+        let closed = || failure::closed(&self.path);
+        self.jobs.as_ref().ok_or_else(closed)?.send(job).map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let (reply, answer) = oneshot::channel();
+        let closed = || failure::closed(&self.path);
+        self.reads.as_ref().ok_or_else(closed)?.send(reader::read(run, reply)).map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
     }
 }
+
+/// The writer's first job. Its answer is waited for by a plain thread, so it does not need a runtime.
+fn queue_start(jobs: &Sender<Box<dyn Job>>) -> Receiver<Result<(), Problem>> {
+    struct Start {
+        outcome: Result<(), Problem>,
+        reply: Sender<Result<(), Problem>>,
+    }
+    impl Job for Start {
+        fn run(&mut self, write: &Write<'_>) -> bool {
+            self.outcome = write::start_boot(write).map_err(|failure| failure.into_problem(write.path));
+            self.outcome.is_ok()
+        }
+        fn answer(self: Box<Self>, committed: Result<(), Problem>) {
+            let _ = self.reply.send(committed.and(self.outcome));
+        }
+    }
+    let (reply, answer) = channel();
+    // Cannot fail: the receiver is still in the hands of the caller.
+    let _ = jobs.send(Box::new(Start { outcome: Ok(()), reply }));
+    answer
+}
+
+fn spawn(path: &Path, name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Problem> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map_err(|error| failure::closed(path).because(error.to_string()))
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        drop(self.reads.take());
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        drop(self.jobs.take());
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
 #[async_trait]
 impl Store for SqliteStore {
     fn boot(&self) -> &str {
-        unimplemented!()
+        &self.boot
     }
+
     fn now(&self) -> i64 {
-        unimplemented!()
+        (self.clock)()
     }
+
     fn changed(&self) -> watch::Receiver<u64> {
-        unimplemented!()
+        self.changed.subscribe()
     }
+
     async fn poll_foreign(&self) -> Result<bool, Problem> {
-        unimplemented!()
+        // On the writer's own connection the version moves only with the commits of others.
+        let (version, last) = self
+            .write(|write| {
+                Ok((open::pragma(write.connection, "data_version")?, events::last_sequence(write.connection)?))
+            })
+            .await?;
+        let moved = self.data_version.swap(version, Ordering::Relaxed) != version;
+        if moved {
+            self.changed.send_replace(last);
+        }
+        Ok(moved)
     }
+
     async fn submit_run(&self, run: Run, idempotency_key: Option<String>) -> Result<String, Problem> {
-        unimplemented!()
+        self.write(move |write| write::submit_run(write, run, idempotency_key.as_deref())).await
     }
+
     async fn adopt_run(&self, run: &str, budget: Option<Budget>) -> Result<RunSnapshot, Problem> {
-        unimplemented!()
+        let run = run.to_owned();
+        self.write(move |write| write::adopt_run(write, &run, budget)).await
     }
+
     async fn run(&self, run: &str) -> Result<Option<RunSnapshot>, Problem> {
-        unimplemented!()
+        let run = run.to_owned();
+        self.read(move |connection| rows::snapshot(connection, &run)).await
     }
+
     async fn runs(&self) -> Result<Vec<Run>, Problem> {
-        unimplemented!()
+        self.read(rows::runs).await
     }
+
     async fn stop_run(&self, run: &str, state: RunState, problem: Problem) -> Result<(), Problem> {
-        unimplemented!()
+        let run = run.to_owned();
+        self.write(move |write| write::stop_run(write, &run, state, &problem)).await
     }
+
     async fn cancel_run(&self, run: &str, reason: &str) -> Result<(), Problem> {
-        unimplemented!()
+        let (run, reason) = (run.to_owned(), reason.to_owned());
+        self.write(move |write| write::cancel_run(write, &run, &reason)).await
     }
+
     async fn submit_item(&self, item: WorkItem, idempotency_key: Option<String>) -> Result<String, Problem> {
-        unimplemented!()
+        self.write(move |write| write::submit_item(write, item, idempotency_key.as_deref())).await
     }
+
     async fn item(&self, item: &str) -> Result<Option<ItemSnapshot>, Problem> {
-        unimplemented!()
+        let (item, now) = (item.to_owned(), self.now());
+        self.read(move |connection| rows::item_snapshot(connection, &item, now)).await
     }
+
     async fn cancel_item(&self, item: &str, reason: &str) -> Result<(), Problem> {
-        unimplemented!()
+        let (item, reason) = (item.to_owned(), reason.to_owned());
+        self.write(move |write| write::cancel_item(write, &item, &reason)).await
     }
+
     async fn claim(&self, request: ClaimRequest) -> Result<Option<Claimed>, Problem> {
-        unimplemented!()
+        self.write(move |write| write::claim(write, &request)).await
     }
+
     async fn renew(&self, item: &str, epoch: u64, lease_ms: i64) -> Result<(), Problem> {
-        unimplemented!()
+        let item = item.to_owned();
+        self.write(move |write| write::renew(write, &item, epoch, lease_ms)).await
     }
+
     async fn complete(&self, completion: Completion) -> Result<(), Problem> {
-        unimplemented!()
+        self.write(move |write| write::complete(write, completion)).await
     }
+
     async fn release(&self, release: Release) -> Result<Released, Problem> {
-        unimplemented!()
+        self.write(move |write| write::release(write, release)).await
     }
+
     async fn give_up(&self, item: &str, epoch: u64, problem: Problem, events: Vec<NewEvent>) -> Result<(), Problem> {
-        unimplemented!()
+        let item = item.to_owned();
+        self.write(move |write| write::give_up(write, &item, epoch, &problem, events)).await
     }
+
     async fn journal(&self, item: &str, attempt: u32) -> Result<Vec<StepRecord>, Problem> {
-        unimplemented!()
+        let item = item.to_owned();
+        self.read(move |connection| rows::journal(connection, &item, attempt)).await
     }
+
     async fn start_step(&self, step: StartStep) -> Result<u64, Problem> {
-        unimplemented!()
+        self.write(move |write| write::start_step(write, &step)).await
     }
+
     async fn finish_step(&self, step: FinishStep) -> Result<(), Problem> {
-        unimplemented!()
+        self.write(move |write| write::finish_step(write, &step)).await
     }
+
     async fn reserve(&self, reserve: Reserve) -> Result<String, Problem> {
-        unimplemented!()
+        self.write(move |write| write::reserve(write, &reserve)).await
     }
+
     async fn settle(&self, item: &str, epoch: u64, reservation: &str, usage: Usage) -> Result<(), Problem> {
-        unimplemented!()
+        let (item, reservation) = (item.to_owned(), reservation.to_owned());
+        self.write(move |write| write::settle(write, &item, epoch, &reservation, &usage)).await
     }
-    async fn put_artifact(
-        &self,
-        item: &str,
-        epoch: u64,
-        name: &str,
-        content: Vec<u8>,
-    ) -> Result<mnemosyne_core::ArtifactRef, Problem> {
-        unimplemented!()
+
+    async fn put_artifact(&self, item: &str, epoch: u64, name: &str, content: Vec<u8>) -> Result<ArtifactRef, Problem> {
+        let (item, name) = (item.to_owned(), name.to_owned());
+        self.write(move |write| write::put_artifact(write, &item, epoch, &name, &content)).await
     }
+
     async fn artifact(&self, run: &str, name: &str) -> Result<Option<Vec<u8>>, Problem> {
-        unimplemented!()
+        let (run, name) = (run.to_owned(), name.to_owned());
+        self.read(move |connection| rows::artifact(connection, &run, &name)).await
     }
+
     async fn append_events(&self, events: Vec<NewEvent>) -> Result<u64, Problem> {
-        unimplemented!()
+        self.write(move |write| write::append_events(write, &events)).await
     }
+
     async fn events(&self, query: EventQuery) -> Result<Vec<Event>, Problem> {
-        unimplemented!()
+        let boot = self.boot.clone();
+        self.read(move |connection| events::events(connection, &query, &boot)).await
     }
+
     async fn post_command(&self, command: NewCommand) -> Result<(), Problem> {
-        unimplemented!()
+        crate::rules::check_command(&command)?;
+        self.write(move |write| write::post_command(write, &command)).await
     }
+
     async fn take_commands(&self) -> Result<Vec<NewCommand>, Problem> {
-        unimplemented!()
+        self.write(write::take_commands).await
     }
+
     async fn queue(&self) -> Result<QueueCounts, Problem> {
-        unimplemented!()
+        let (boot, now) = (self.boot.clone(), self.now());
+        self.read(move |connection| rows::queue(connection, &boot, now)).await
     }
+
     fn is_dead(&self, boot: &str) -> bool {
-        unimplemented!()
+        boot::is_dead(&self.state_directory, boot)
     }
+
     async fn pid_of(&self, boot: &str) -> Result<Option<u32>, Problem> {
-        unimplemented!()
+        let boot = boot.to_owned();
+        self.read(move |connection| rows::pid_of(connection, &boot)).await
     }
 }

@@ -106,9 +106,7 @@ fn use_wal(connection: &Connection) -> Result<(), Failure> {
     loop {
         match connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0)) {
             Ok(mode) => return assert_pragma("journal_mode", &mode, "wal"),
-            Err(error)
-                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && begin.elapsed() < BUSY =>
-            {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && begin.elapsed() < BUSY => {
                 std::thread::sleep(Duration::from_millis(1));
             }
             Err(error) => return Err(error.into()),
@@ -184,21 +182,13 @@ fn refuse_newer(path: &Path, version: i64) -> Result<(), Problem> {
 }
 
 fn foreign(path: &Path, reason: &str) -> Problem {
-    Problem::new(
-        ProblemKind::Store,
-        codes::STORE_FOREIGN,
-        format!("{} is not a store of mnemosyne", path.display()),
-    )
-    .because(format!("{reason}; the file was not changed"))
-    .hint("choose another file with --store")
+    Problem::new(ProblemKind::Store, codes::STORE_FOREIGN, format!("{} is not a store of mnemosyne", path.display()))
+        .because(format!("{reason}; the file was not changed"))
+        .hint("choose another file with --store")
 }
 
 fn unavailable(path: &Path, error: &std::io::Error) -> Problem {
-    Problem::new(
-        ProblemKind::Store,
-        codes::STORE_UNAVAILABLE,
-        format!("the store {} cannot be opened", path.display()),
-    )
-    .because(error.to_string())
-    .hint("check that the path names a file that you may read and write, or choose another with --store")
+    Problem::new(ProblemKind::Store, codes::STORE_UNAVAILABLE, format!("the store {} cannot be opened", path.display()))
+        .because(error.to_string())
+        .hint("check that the path names a file that you may read and write, or choose another with --store")
 }

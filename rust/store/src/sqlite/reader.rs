@@ -22,10 +22,7 @@ pub(crate) fn read<T: Send + 'static>(
 }
 
 /// All statements of one read see the same commit.
-fn in_snapshot<T>(
-    connection: &Connection,
-    run: impl FnOnce(&Connection) -> Result<T, Failure>,
-) -> Result<T, Failure> {
+fn in_snapshot<T>(connection: &Connection, run: impl FnOnce(&Connection) -> Result<T, Failure>) -> Result<T, Failure> {
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Deferred)?;
     run(&transaction)
 }

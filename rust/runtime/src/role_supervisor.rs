@@ -1,0 +1,740 @@
+//! The supervisor of one role: owns the role's agents, pulls work for them, restarts them.
+//!
+//! - **SUP-1** It never awaits an agent, a host or the store; the only thing awaited is `spawn_linked`, which runs an
+//!   infallible `pre_start`.
+//! - **SUP-2** Here is the restart window; the error window is in the agent's actor.
+//! - **SUP-3** A child that could not be spawned, or whose host failed for the moment, goes through the same restart
+//!   branch as one that died: [`Supervisor::ended`].
+//! - **SUP-4** Handles send their work here, and only the child that this supervisor owns gets it.
+//! - **FENCE-2** A restart bumps the generation; messages that name an older one are dropped.
+//!
+//! Nothing lives only in a mailbox: claims are in the agent's `Custody`, and what the child does not end, the sweep
+//! after its end (or the next tick) releases without a charge. A supervisor that itself dies is started again by the root
+//! over the same records: each agent gets a new generation, nobody is charged.
+
+use crate::agent::{AgentActor, AgentArguments, AgentMessage, Ending, Job, Load};
+use crate::background::Timer;
+use crate::finish::{closed, timeout_problem};
+use crate::handle::{WorkError, unavailable};
+use crate::health::AgentHealth;
+use crate::host::{Restart, SharedHost, WorkKey};
+use crate::record::{AgentRecord, RoleRecord, TreeRecord, clip, locked};
+use crate::settle::release_innocent;
+use mnemosyne_core::{AgentState, EventKind, ProblemKind, RestartDecision, RestartPolicy};
+use mnemosyne_store::{ClaimRequest, Claimed, LEASE_MS};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
+
+pub(crate) enum RoleMessage {
+    RegisterPythonBridge(SharedHost),
+    AddAgent(Arc<AgentRecord>),
+    /// Something was committed, or a place became free: look for work.
+    Wake,
+    /// Every 250 ms: delayed items, leases, orphans.
+    Tick,
+    Claimed(ClaimAnswer),
+    /// Direct work from a handle.
+    Work {
+        agent_id: String,
+        job: Job,
+    },
+    Ready {
+        agent_id: String,
+        generation: u64,
+    },
+    Degraded {
+        agent_id: String,
+        generation: u64,
+    },
+    /// The child is about to stop itself.
+    Leaving {
+        agent_id: String,
+        generation: u64,
+        reason: String,
+        fault: bool,
+    },
+    RestartDue {
+        agent_id: String,
+        generation: u64,
+    },
+    /// By a person; also releases from quarantine.
+    Restart {
+        agent_id: String,
+        reason: String,
+        reply: oneshot::Sender<AgentHealth>,
+    },
+    RecordError {
+        agent_id: String,
+        error: String,
+        reply: oneshot::Sender<AgentHealth>,
+    },
+    Cancel {
+        agent_id: String,
+        key: WorkKey,
+        ending: Ending,
+        reason: String,
+    },
+    CancelRun {
+        run: String,
+        reason: String,
+    },
+    /// Of one agent, or of all.
+    CancelAll {
+        agent_id: Option<String>,
+        reason: String,
+    },
+    /// Ends one agent for good; answered when it is gone.
+    StopAgent {
+        agent_id: String,
+        reply: oneshot::Sender<()>,
+    },
+    #[cfg(test)]
+    Panic,
+}
+
+/// What a claim gave. However its task ends, one of these reaches the supervisor.
+pub(crate) struct ClaimAnswer {
+    agent_id: String,
+    generation: u64,
+    found: Option<(WorkKey, Box<Claimed>, OwnedSemaphorePermit)>,
+}
+
+/// Sends the answer when dropped.
+struct Asking {
+    role: Arc<RoleRecord>,
+    answer: Option<ClaimAnswer>,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            self.role.send(RoleMessage::Claimed(answer));
+        }
+    }
+}
+
+pub(crate) struct RoleSupervisor;
+
+impl Actor for RoleSupervisor {
+    type Msg = RoleMessage;
+    type State = Supervisor;
+    type Arguments = (Arc<TreeRecord>, Arc<RoleRecord>);
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<RoleMessage>,
+        (tree, role): Self::Arguments,
+    ) -> Result<Supervisor, ActorProcessingErr> {
+        *locked(&role.supervisor) = Some(myself.clone());
+        Ok(Supervisor { myself, tree, role, slots: Vec::new(), next: 0, asking: 0, wake_again: false })
+    }
+
+    async fn post_start(
+        &self,
+        _: ActorRef<RoleMessage>,
+        supervisor: &mut Supervisor,
+    ) -> Result<(), ActorProcessingErr> {
+        for record in supervisor.role.agents() {
+            supervisor.adopt(record).await;
+        }
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<RoleMessage>,
+        message: RoleMessage,
+        supervisor: &mut Supervisor,
+    ) -> Result<(), ActorProcessingErr> {
+        supervisor.handle(message).await;
+        Ok(())
+    }
+
+    /// ractor's default would stop the supervisor with its first child.
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<RoleMessage>,
+        event: SupervisionEvent,
+        supervisor: &mut Supervisor,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorTerminated(child, state, reason) => {
+                drop(state); // cancels what was in flight and forgets the agent in its host, before anything follows
+                let abnormal = reason.is_some();
+                supervisor.ended(&child, reason.unwrap_or_else(|| "it ended".to_owned()), abnormal);
+            }
+            SupervisionEvent::ActorFailed(child, error) => {
+                supervisor.ended(&child, format!("its actor failed: {error}"), true);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// One agent as its supervisor sees it.
+struct Slot {
+    record: Arc<AgentRecord>,
+    /// The actor of this generation; the only way to reach the agent.
+    child: Option<ActorRef<AgentMessage>>,
+    /// Its host started it.
+    ready: bool,
+    /// A claim is under way: at most one.
+    claiming: bool,
+    /// Why the child is about to end, and whether that counts in the restart window.
+    leaving: Option<(String, bool)>,
+    /// Direct work that came while the agent was starting; bounded by the agent's places.
+    waiting: VecDeque<Job>,
+    restart_timer: Option<Timer>,
+    /// Asked to end for good: the exit is not answered with a restart.
+    stopped: bool,
+    stop_replies: Vec<oneshot::Sender<()>>,
+    restart_replies: Vec<oneshot::Sender<AgentHealth>>,
+}
+
+impl Slot {
+    fn new(record: Arc<AgentRecord>) -> Self {
+        Self {
+            record,
+            child: None,
+            ready: false,
+            claiming: false,
+            leaving: None,
+            waiting: VecDeque::new(),
+            restart_timer: None,
+            stopped: false,
+            stop_replies: Vec::new(),
+            restart_replies: Vec::new(),
+        }
+    }
+
+    /// The child, if it takes work.
+    fn open(&self) -> Option<&ActorRef<AgentMessage>> {
+        self.child.as_ref().filter(|_| self.ready && self.leaving.is_none() && !self.stopped)
+    }
+
+    fn tell(&self, message: AgentMessage) {
+        if let Some(child) = &self.child {
+            let _ = child.send_message(message); // a child that is gone is found by its exit event
+        }
+    }
+
+    /// Answers direct work that waits for a start which will not come soon.
+    fn refuse_waiting(&mut self) {
+        for job in std::mem::take(&mut self.waiting) {
+            refuse(job, unavailable(&self.record));
+        }
+    }
+}
+
+fn refuse(job: Job, error: WorkError) {
+    if let Load::Direct { reply, .. } = job.load {
+        let _ = reply.send(Err(error));
+    }
+}
+
+/// The actor's state. All of it can be made anew from the records.
+pub(crate) struct Supervisor {
+    myself: ActorRef<RoleMessage>,
+    tree: Arc<TreeRecord>,
+    role: Arc<RoleRecord>,
+    slots: Vec<Slot>,
+    /// Where the next pull begins, so that idle agents take turns.
+    next: usize,
+    /// Claims under way.
+    asking: usize,
+    /// Something was committed while claims were under way.
+    wake_again: bool,
+}
+
+impl Supervisor {
+    async fn handle(&mut self, message: RoleMessage) {
+        match message {
+            RoleMessage::RegisterPythonBridge(host) => {
+                for slot in &self.slots {
+                    slot.tell(AgentMessage::RegisterPythonBridge(host.clone()));
+                }
+            }
+            RoleMessage::AddAgent(record) => self.adopt(record).await,
+            RoleMessage::Wake => self.wake(),
+            RoleMessage::Tick => self.tick(),
+            RoleMessage::Claimed(answer) => self.claimed(answer),
+            RoleMessage::Work { agent_id, job } => self.work(&agent_id, job),
+            RoleMessage::Ready { agent_id, generation } => self.ready(&agent_id, generation),
+            RoleMessage::Degraded { agent_id, generation } => self.degraded(&agent_id, generation),
+            RoleMessage::Leaving { agent_id, generation, reason, fault } => {
+                if let Some(slot) = self.current(&agent_id, generation) {
+                    slot.leaving.get_or_insert((reason, fault));
+                }
+            }
+            RoleMessage::RestartDue { agent_id, generation } => self.restart_due(&agent_id, generation).await,
+            RoleMessage::Restart { agent_id, reason, reply } => self.restart(&agent_id, reason, reply),
+            RoleMessage::RecordError { agent_id, error, reply } => {
+                if let Some(slot) = self.slot(&agent_id) {
+                    slot.tell(AgentMessage::RecordError { error, reply });
+                }
+            }
+            RoleMessage::Cancel { agent_id, key, ending, reason } => {
+                if let Some(slot) = self.slot(&agent_id) {
+                    slot.waiting.retain(|job| job.key != key);
+                    slot.tell(AgentMessage::Cancel { key, ending, reason });
+                }
+            }
+            RoleMessage::CancelRun { run, reason } => {
+                for slot in &self.slots {
+                    slot.tell(AgentMessage::CancelRun { run: run.clone(), reason: reason.clone() });
+                }
+            }
+            RoleMessage::CancelAll { agent_id, reason } => self.cancel_all(agent_id.as_deref(), &reason),
+            RoleMessage::StopAgent { agent_id, reply } => self.stop_agent(&agent_id, reply),
+            #[cfg(test)]
+            RoleMessage::Panic => panic!("asked to"),
+        }
+    }
+
+    fn slot(&mut self, agent_id: &str) -> Option<&mut Slot> {
+        self.slots.iter_mut().find(|slot| slot.record.agent_id == agent_id)
+    }
+
+    /// The slot, if `generation` is the one that lives (FENCE-2).
+    fn current(&mut self, agent_id: &str, generation: u64) -> Option<&mut Slot> {
+        self.slot(agent_id).filter(|slot| slot.child.is_some() && slot.record.generation() == generation)
+    }
+
+    // ---- children -------------------------------------------------------------------------------------------------
+
+    /// Takes an agent under supervision: a new one, or one whose earlier supervisor died.
+    async fn adopt(&mut self, record: Arc<AgentRecord>) {
+        if self.slots.iter().any(|slot| slot.record.agent_id == record.agent_id) {
+            return;
+        }
+        let (generation, state) = {
+            let book = record.book();
+            (book.generation, book.state)
+        };
+        self.slots.push(Slot::new(record));
+        let index = self.slots.len() - 1;
+        match state {
+            _ if generation == 0 => {
+                self.slots[index].record.book().generation = 1;
+                self.spawn_child(index).await;
+            }
+            AgentState::Quarantined => {}
+            AgentState::Stopped => self.slots[index].stopped = true,
+            _ => {
+                self.sweep(index, generation);
+                self.begin_restart(index, "its supervisor went down", 0);
+            }
+        }
+    }
+
+    async fn spawn_child(&mut self, index: usize) {
+        let host = locked(&self.role.host).clone();
+        let slot = &mut self.slots[index];
+        let generation = {
+            let mut book = slot.record.book();
+            book.state = AgentState::Starting;
+            book.next_restart_at = None;
+            book.window.succeed();
+            book.generation
+        };
+        let arguments = AgentArguments {
+            tree: self.tree.clone(),
+            role: self.role.clone(),
+            record: slot.record.clone(),
+            generation,
+            host,
+        };
+        slot.ready = false;
+        slot.leaving = None;
+        match AgentActor::spawn_linked(None, AgentActor, arguments, self.myself.get_cell()).await {
+            Ok((child, _)) => slot.child = Some(child),
+            Err(error) => self.went_down(index, format!("it could not be spawned: {error}"), true),
+        }
+    }
+
+    /// A child is gone. Messages about earlier children are dropped.
+    fn ended(&mut self, child: &ActorCell, reason: String, abnormal: bool) {
+        let is_child = |slot: &Slot| slot.child.as_ref().is_some_and(|known| known.get_id() == child.get_id());
+        let Some(index) = self.slots.iter().position(is_child) else { return };
+        let slot = &mut self.slots[index];
+        slot.child = None;
+        slot.ready = false;
+        let leaving = slot.leaving.take();
+        let generation = slot.record.generation();
+        self.sweep(index, generation);
+        if self.slots[index].stopped {
+            return self.finish_stop(index);
+        }
+        let (reason, fault, abnormal) = match leaving {
+            Some((reason, fault)) => (reason, fault, abnormal),
+            None => (reason, true, abnormal),
+        };
+        let restart = match self.slots[index].record.spec.restart {
+            Restart::Permanent => true,
+            Restart::Transient => abnormal,
+            // A bridge that is replaced, or a person's restart, is no end of the child.
+            Restart::Temporary => !fault,
+        };
+        if restart { self.went_down(index, reason, fault) } else { self.finish_end(index, &reason) }
+    }
+
+    /// The restart branch: at once, later, or not any more.
+    fn went_down(&mut self, index: usize, reason: String, fault: bool) {
+        let now = self.tree.now();
+        let decision = match fault {
+            true => self.slots[index].record.book().policy.down(now, jitter()),
+            false => RestartDecision::After { delay_ms: 0 },
+        };
+        match decision {
+            RestartDecision::After { delay_ms } => self.begin_restart(index, &reason, delay_ms),
+            RestartDecision::Quarantine => self.quarantine(index, &reason),
+        }
+    }
+
+    /// Bumps the generation now, so that everything of the old one is stale; the child comes after the delay.
+    fn begin_restart(&mut self, index: usize, reason: &str, delay_ms: u64) {
+        let due = self.tree.store.now().saturating_add(i64::try_from(delay_ms).unwrap_or(i64::MAX));
+        let slot = &mut self.slots[index];
+        let generation = {
+            let mut book = slot.record.book();
+            book.generation += 1;
+            book.restarts += 1;
+            book.state = AgentState::Restarting;
+            book.next_restart_at = (delay_ms > 0).then_some(due);
+            reason.clone_into(&mut book.reason);
+            book.generation
+        };
+        let event = slot.record.event(EventKind::AgentRestarted, generation).with("reason", clip(reason));
+        let event = event.with("generation", generation).with("delay_seconds", delay_ms as f64 / 1_000.0);
+        self.tree.events.announce(event);
+        if delay_ms > 0 {
+            slot.refuse_waiting();
+        }
+        let due = RoleMessage::RestartDue { agent_id: slot.record.agent_id.clone(), generation };
+        let myself = self.myself.clone();
+        slot.restart_timer = Some(self.tree.background.after(Duration::from_millis(delay_ms), move || {
+            let _ = myself.send_message(due);
+        }));
+        let health = slot.record.health(&self.tree, &self.role);
+        for reply in slot.restart_replies.drain(..) {
+            let _ = reply.send(health.clone());
+        }
+        self.judge_role();
+    }
+
+    async fn restart_due(&mut self, agent_id: &str, generation: u64) {
+        let due = |slot: &Slot| {
+            slot.record.agent_id == agent_id
+                && slot.record.generation() == generation
+                && slot.child.is_none()
+                && !slot.stopped
+        };
+        if let Some(index) = self.slots.iter().position(due) {
+            self.slots[index].restart_timer = None;
+            self.spawn_child(index).await;
+        }
+    }
+
+    fn quarantine(&mut self, index: usize, reason: &str) {
+        let slot = &mut self.slots[index];
+        let generation = {
+            let mut book = slot.record.book();
+            book.state = AgentState::Quarantined;
+            book.next_restart_at = None;
+            reason.clone_into(&mut book.reason);
+            book.generation
+        };
+        let event = slot.record.event(EventKind::AgentQuarantined, generation).with("reason", clip(reason));
+        self.tree.events.announce(event);
+        slot.refuse_waiting();
+        self.judge_role();
+    }
+
+    /// By a person: not counted, and earlier restarts are forgiven.
+    fn restart(&mut self, agent_id: &str, reason: String, reply: oneshot::Sender<AgentHealth>) {
+        let Some(index) = self.slots.iter().position(|slot| slot.record.agent_id == agent_id) else { return };
+        let slot = &mut self.slots[index];
+        if slot.stopped {
+            return;
+        }
+        slot.record.book().policy = RestartPolicy::default();
+        slot.restart_replies.push(reply);
+        match &slot.child {
+            Some(child) => {
+                child.stop(Some(reason.clone()));
+                slot.leaving = Some((reason, false));
+            }
+            None => self.begin_restart(index, &reason, 0),
+        }
+    }
+
+    fn stop_agent(&mut self, agent_id: &str, reply: oneshot::Sender<()>) {
+        let Some(index) = self.slots.iter().position(|slot| slot.record.agent_id == agent_id) else { return };
+        let slot = &mut self.slots[index];
+        slot.stopped = true;
+        slot.restart_timer = None;
+        slot.stop_replies.push(reply);
+        match &slot.child {
+            Some(child) => child.stop(None),
+            None => self.finish_stop(index),
+        }
+    }
+
+    /// Ended because somebody asked for it.
+    fn finish_stop(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        slot.stopped = true;
+        slot.record.places.close();
+        {
+            let mut book = slot.record.book();
+            book.state = AgentState::Stopped;
+            book.next_restart_at = None;
+        }
+        for job in std::mem::take(&mut slot.waiting) {
+            refuse(job, closed().into());
+        }
+        slot.restart_replies.clear();
+        for reply in slot.stop_replies.drain(..) {
+            let _ = reply.send(());
+        }
+        self.judge_role();
+    }
+
+    /// Ended by itself, and its spec says that it stays so.
+    fn finish_end(&mut self, index: usize, reason: &str) {
+        reason.clone_into(&mut self.slots[index].record.book().reason);
+        self.finish_stop(index);
+    }
+
+    fn ready(&mut self, agent_id: &str, generation: u64) {
+        let now = self.tree.now();
+        let Some(slot) = self.current(agent_id, generation) else { return };
+        slot.ready = true;
+        slot.record.book().policy.started(now);
+        let event = slot.record.event(EventKind::AgentStarted, generation);
+        let waiting = std::mem::take(&mut slot.waiting);
+        self.tree.events.announce(event);
+        for job in waiting {
+            self.work(agent_id, job);
+        }
+        // What let this one start may let the others start too: no need to wait for their probes.
+        for slot in self.slots.iter().filter(|slot| slot.record.book().state == AgentState::Degraded) {
+            slot.tell(AgentMessage::Probe);
+        }
+        self.judge_role();
+        self.pull(1);
+    }
+
+    fn degraded(&mut self, agent_id: &str, generation: u64) {
+        let Some(slot) = self.current(agent_id, generation) else { return };
+        slot.ready = false;
+        slot.refuse_waiting();
+        self.judge_role();
+    }
+
+    /// The role is degraded while an agent of it cannot be made, or when none is left that could work.
+    fn judge_role(&self) {
+        if self.tree.is_draining() {
+            return;
+        }
+        let mut out_of_service = None;
+        let mut works = false;
+        let mut degraded = None;
+        for slot in &self.slots {
+            let book = slot.record.book();
+            match book.state {
+                AgentState::Degraded => degraded = degraded.or_else(|| Some(book.reason.clone())),
+                AgentState::Quarantined => {
+                    out_of_service = Some(format!("{} is quarantined: {}", slot.record.agent_id, book.reason));
+                }
+                AgentState::Stopped => {}
+                _ => works = true,
+            }
+        }
+        let reason = degraded.or(out_of_service.filter(|_| !works));
+        self.role.announce_degraded(&self.tree, reason);
+    }
+
+    // ---- work -----------------------------------------------------------------------------------------------------
+
+    fn wake(&mut self) {
+        self.wake_again = self.asking > 0;
+        self.pull(1);
+    }
+
+    /// Asks the store for at most `count` items. It begins with one and doubles with every item found, so that one
+    /// commit does not make a thousand idle agents ask for the same item.
+    fn pull(&mut self, count: usize) {
+        if !self.tree.claims || self.tree.is_draining() {
+            return;
+        }
+        let mut left = count;
+        for _ in 0..self.slots.len() {
+            if left == 0 {
+                return;
+            }
+            self.next = (self.next + 1) % self.slots.len();
+            if self.ask(self.next) {
+                left -= 1;
+            }
+        }
+    }
+
+    /// Claims for one agent, beside the actor, if the agent has room.
+    fn ask(&mut self, index: usize) -> bool {
+        let slot = &mut self.slots[index];
+        if slot.claiming || slot.record.is_closing() || slot.open().is_none() {
+            return false;
+        }
+        let Ok(place) = slot.record.places.clone().try_acquire_owned() else { return false };
+        slot.claiming = true;
+        self.asking += 1;
+        let record = slot.record.clone();
+        let request = ClaimRequest {
+            role: record.role,
+            agent: record.agent_id.clone(),
+            generation: record.generation(),
+            lease_ms: LEASE_MS,
+        };
+        let answer = ClaimAnswer { agent_id: request.agent.clone(), generation: request.generation, found: None };
+        let mut asking = Asking { role: self.role.clone(), answer: Some(answer) };
+        let tree = self.tree.clone();
+        self.tree.background.spawn(async move {
+            let generation = request.generation;
+            // A store that does not answer shows in `health`; the next tick asks again.
+            if let Ok(Some(claimed)) = tree.store.claim(request).await {
+                let key = tree.next_key();
+                record.custody.hold(key, &claimed, generation, tree.now());
+                if let Some(answer) = &mut asking.answer {
+                    answer.found = Some((key, Box::new(claimed), place));
+                }
+            }
+        });
+        true
+    }
+
+    fn claimed(&mut self, answer: ClaimAnswer) {
+        self.asking = self.asking.saturating_sub(1);
+        let draining = self.tree.is_draining();
+        let Some(index) = self.slots.iter().position(|slot| slot.record.agent_id == answer.agent_id) else { return };
+        let slot = &mut self.slots[index];
+        slot.claiming = false;
+        let Some((key, claimed, place)) = answer.found else {
+            if std::mem::take(&mut self.wake_again) {
+                self.pull(1);
+            }
+            return;
+        };
+        let wanted = slot.record.generation() == answer.generation && !draining && !slot.record.is_closing();
+        match slot.open().filter(|_| wanted) {
+            Some(child) => {
+                let deadline = deadline_after(claimed.item.work.timeout_seconds);
+                let job = Job { key, place, deadline, load: Load::Claimed(claimed) };
+                let _ = child.send_message(AgentMessage::Work(job)); // lost with its child: swept at its end
+            }
+            None => {
+                if let Some(settlement) = slot.record.custody.take(key) {
+                    release_innocent(&self.tree, &slot.record, settlement);
+                }
+            }
+        }
+        self.pull(2);
+    }
+
+    /// Direct work: to the child, or it waits for a start that is under way, or it is refused.
+    fn work(&mut self, agent_id: &str, job: Job) {
+        let draining = self.tree.is_draining();
+        let Some(slot) = self.slot(agent_id) else { return };
+        if draining || slot.stopped || slot.record.is_closing() {
+            return refuse(job, closed().into());
+        }
+        if let Some(child) = slot.open() {
+            let _ = child.send_message(AgentMessage::Work(job)); // lost with its child: its caller is told
+            return;
+        }
+        let soon = {
+            let book = slot.record.book();
+            let out = matches!(book.state, AgentState::Degraded | AgentState::Quarantined);
+            !out && book.next_restart_at.is_none()
+        };
+        if soon { slot.waiting.push_back(job) } else { refuse(job, unavailable(&slot.record)) }
+    }
+
+    fn cancel_all(&mut self, agent_id: Option<&str>, reason: &str) {
+        let wanted = |slot: &&mut Slot| agent_id.is_none_or(|id| slot.record.agent_id == id);
+        for slot in self.slots.iter_mut().filter(wanted) {
+            for job in std::mem::take(&mut slot.waiting) {
+                refuse(job, closed().into());
+            }
+            slot.tell(AgentMessage::CancelAll { reason: reason.to_owned() });
+        }
+    }
+
+    // ---- time -----------------------------------------------------------------------------------------------------
+
+    fn tick(&mut self) {
+        for index in 0..self.slots.len() {
+            let generation = self.slots[index].record.generation();
+            self.sweep(index, generation.saturating_sub(1));
+            self.renew(index);
+            self.expire_waiting(index);
+        }
+        self.pull(1);
+    }
+
+    /// Releases claims that nobody works on: of generations up to `over`, and orphans. Nobody is charged.
+    fn sweep(&self, index: usize, over: u64) {
+        let record = &self.slots[index].record;
+        for settlement in record.custody.sweep(over) {
+            release_innocent(&self.tree, record, settlement);
+        }
+    }
+
+    fn renew(&self, index: usize) {
+        let record = &self.slots[index].record;
+        for (key, claim) in record.custody.due(self.tree.now()) {
+            let (tree, role, record) = (self.tree.clone(), self.role.clone(), record.clone());
+            self.tree.background.spawn(async move {
+                match tree.store.renew(&claim.item, claim.epoch, LEASE_MS).await {
+                    Ok(()) => {}
+                    Err(problem) if problem.kind == ProblemKind::Fenced => {
+                        let agent_id = record.agent_id.clone();
+                        let reason = "another claim took the item over".to_owned();
+                        role.send(RoleMessage::Cancel { agent_id, key, ending: Ending::Revoked, reason });
+                    }
+                    Err(_) => record.custody.renew_soon(key, tree.now()),
+                }
+            });
+        }
+    }
+
+    fn expire_waiting(&mut self, index: usize) {
+        let now = Instant::now();
+        let waiting = &mut self.slots[index].waiting;
+        for job in std::mem::take(waiting) {
+            if job.deadline > now {
+                waiting.push_back(job);
+            } else {
+                let problem = timeout_problem(job.load.work());
+                refuse(job, problem.into());
+            }
+        }
+    }
+}
+
+/// From now; what is no time at all is a year.
+pub(crate) fn deadline_after(seconds: f64) -> Instant {
+    const YEAR: f64 = 365.0 * 24.0 * 3600.0;
+    let seconds = if seconds.is_finite() { seconds.clamp(0.0, YEAR) } else { YEAR };
+    Instant::now() + Duration::from_secs_f64(seconds)
+}
+
+/// Uniform in 0..1. Without randomness every agent waits half of the bound, which is still a delay.
+fn jitter() -> f64 {
+    getrandom::u64().map_or(0.5, |bits| (bits >> 11) as f64 / (1_u64 << 53) as f64)
+}

@@ -1,0 +1,125 @@
+//! The root: one supervisor per role, started in the order of the roles, restarted when they die.
+//!
+//! A role supervisor's state can be made anew from its record, so its restart loses nothing: its agents get new
+//! generations, their claims go back without a charge. **SUP-2** The root has restart windows of its own. A supervisor
+//! that keeps dying degrades its role and is tried again every minute; nothing exits the process.
+
+use crate::background::Timer;
+use crate::record::{RoleRecord, TreeRecord, locked};
+use crate::role_supervisor::RoleSupervisor;
+use mnemosyne_core::{AgentRole, RestartDecision, RestartPolicy};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Between tries of a supervisor that used up its restarts.
+const LAST_RESORT: Duration = Duration::from_secs(60);
+
+pub(crate) enum RootMessage {
+    RestartDue(AgentRole),
+}
+
+pub(crate) struct Root;
+
+/// The actor's state.
+pub(crate) struct Branches {
+    tree: Arc<TreeRecord>,
+    living: BTreeMap<AgentRole, ActorId>,
+    policies: BTreeMap<AgentRole, RestartPolicy>,
+    timers: BTreeMap<AgentRole, Timer>,
+}
+
+impl Actor for Root {
+    type Msg = RootMessage;
+    type State = Branches;
+    type Arguments = Arc<TreeRecord>;
+
+    async fn pre_start(&self, _: ActorRef<RootMessage>, tree: Arc<TreeRecord>) -> Result<Branches, ActorProcessingErr> {
+        Ok(Branches { tree, living: BTreeMap::new(), policies: BTreeMap::new(), timers: BTreeMap::new() })
+    }
+
+    async fn post_start(
+        &self,
+        myself: ActorRef<RootMessage>,
+        branches: &mut Branches,
+    ) -> Result<(), ActorProcessingErr> {
+        let roles: Vec<Arc<RoleRecord>> = branches.tree.roles().cloned().collect();
+        for role in roles {
+            branches.spawn(&myself, role).await;
+        }
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<RootMessage>,
+        RootMessage::RestartDue(role): RootMessage,
+        branches: &mut Branches,
+    ) -> Result<(), ActorProcessingErr> {
+        branches.timers.remove(&role);
+        if let Some(record) = branches.tree.role(role).cloned().filter(|_| !branches.living.contains_key(&role)) {
+            branches.spawn(&myself, record).await;
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<RootMessage>,
+        event: SupervisionEvent,
+        branches: &mut Branches,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorTerminated(cell, _, reason) => {
+                branches.ended(&myself, &cell, &reason.unwrap_or_else(|| "it ended".to_owned()));
+            }
+            SupervisionEvent::ActorFailed(cell, error) => branches.ended(&myself, &cell, &error.to_string()),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Branches {
+    async fn spawn(&mut self, myself: &ActorRef<RootMessage>, role: Arc<RoleRecord>) {
+        let name = role.role;
+        let arguments = (self.tree.clone(), role);
+        match RoleSupervisor::spawn_linked(None, RoleSupervisor, arguments, myself.get_cell()).await {
+            Ok((supervisor, _)) => {
+                self.living.insert(name, supervisor.get_id());
+                self.policies.entry(name).or_default().started(self.tree.now());
+            }
+            Err(error) => self.restart(myself, name, &error.to_string()),
+        }
+    }
+
+    fn ended(&mut self, myself: &ActorRef<RootMessage>, cell: &ActorCell, reason: &str) {
+        let found = self.living.iter().find(|(_, id)| **id == cell.get_id()).map(|(role, _)| *role);
+        let Some(role) = found else { return };
+        self.living.remove(&role);
+        self.restart(myself, role, reason);
+    }
+
+    fn restart(&mut self, myself: &ActorRef<RootMessage>, role: AgentRole, reason: &str) {
+        let Some(record) = self.tree.role(role).cloned() else { return };
+        *locked(&record.supervisor) = None;
+        if self.tree.closing.load(Ordering::SeqCst) {
+            return;
+        }
+        let decision = self.policies.entry(role).or_default().down(self.tree.now(), 0.5);
+        let delay = match decision {
+            RestartDecision::After { delay_ms } => Duration::from_millis(delay_ms),
+            RestartDecision::Quarantine => {
+                record.announce_degraded(&self.tree, Some(format!("its supervisor keeps going down: {reason}")));
+                LAST_RESORT
+            }
+        };
+        let myself = myself.clone();
+        let timer = self.tree.background.after(delay, move || {
+            let _ = myself.send_message(RootMessage::RestartDue(role));
+        });
+        self.timers.insert(role, timer);
+    }
+}

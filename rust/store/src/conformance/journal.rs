@@ -1,0 +1,127 @@
+//! The journal and artifacts.
+
+use super::{World, code, own, prompted, step};
+use crate::types::{Completion, FinishStep, ReleaseReason, StartStep, StepRecord, StepState};
+use mnemosyne_core::{EventKind, Usage, WorkResult};
+use serde_json::json;
+
+fn finish(claimed: &crate::Claimed, number: u64, outcome: Result<serde_json::Value, String>) -> FinishStep {
+    FinishStep {
+        item: claimed.item.work.id.clone(),
+        epoch: claimed.item.epoch,
+        attempt: claimed.item.work.attempt,
+        number,
+        outcome,
+        usage: None,
+    }
+}
+
+pub async fn steps_are_numbered_within_item_and_attempt(world: World) {
+    world.submit(own("a")).await;
+    let claimed = world.any().await.unwrap();
+    for number in 1..=3 {
+        assert_eq!(world.start_step(&claimed, "x").await, number);
+    }
+    let second = StartStep { attempt: 2, ..step(&claimed, "x") };
+    assert_eq!(world.store.start_step(second).await.unwrap(), 1);
+    assert_eq!(world.store.journal("a", 1).await.unwrap().len(), 3);
+    assert_eq!(world.store.journal("a", 2).await.unwrap().len(), 1);
+    assert!(world.store.journal("a", 3).await.unwrap().is_empty());
+    assert!(world.store.journal("b", 1).await.unwrap().is_empty());
+}
+
+pub async fn a_step_keeps_its_output_or_its_error(world: World) {
+    world.submit(own("a")).await;
+    let claimed = world.any().await.unwrap();
+    let (one, two) = (world.start_step(&claimed, "one").await, world.start_step(&claimed, "two").await);
+    world.store.finish_step(finish(&claimed, one, Ok(json!({"text": "ä", "n": null})))).await.unwrap();
+    world.store.finish_step(finish(&claimed, two, Err("boom".into()))).await.unwrap();
+    let record = |number, name: &str, state, output, error: Option<&str>| StepRecord {
+        number,
+        name: name.to_owned(),
+        kind: "turn".to_owned(),
+        input_sha256: "ab".repeat(32),
+        state,
+        output,
+        error: error.map(str::to_owned),
+    };
+    let expected = [
+        record(1, "one", StepState::Finished, Some(json!({"text": "ä", "n": null})), None),
+        record(2, "two", StepState::Failed, None, Some("boom")),
+    ];
+    assert_eq!(world.store.journal("a", 1).await.unwrap(), expected);
+}
+
+pub async fn a_step_that_gave_nothing_is_not_one_without_output(world: World) {
+    world.submit(own("a")).await;
+    let claimed = world.any().await.unwrap();
+    let number = world.start_step(&claimed, "one").await;
+    world.store.finish_step(finish(&claimed, number, Ok(json!(null)))).await.unwrap();
+    let steps = world.store.journal("a", 1).await.unwrap();
+    assert_eq!((steps[0].state, &steps[0].output), (StepState::Finished, &Some(json!(null))));
+}
+
+pub async fn steps_say_when_they_begin_and_end(world: World) {
+    world.submit(own("a")).await;
+    let claimed = world.any().await.unwrap();
+    let detail = json!({"request_sha256": "cd", "name": "not this"});
+    let number = world.store.start_step(StartStep { detail, ..step(&claimed, "ask") }).await.unwrap();
+    let usage = Some(Usage { turns: 1, output_tokens: 5, ..Usage::default() });
+    world.store.finish_step(FinishStep { usage, ..finish(&claimed, number, Ok(json!(1))) }).await.unwrap();
+    let events = world.all_events().await;
+    let [started, finished] = &events[events.len() - 2..] else { panic!("two events") };
+    assert_eq!((started.event.kind, finished.event.kind), (EventKind::StepStarted, EventKind::StepFinished));
+    assert_eq!(json!(started.event.data), json!({"name": "ask", "kind": "turn", "number": 1, "request_sha256": "cd"}));
+    assert_eq!((&finished.event.data["number"], &finished.event.data["state"]), (&json!(1), &json!("finished")));
+    assert_eq!(finished.event.data["usage"]["output_tokens"], 5);
+    for event in [&started.event, &finished.event] {
+        assert_eq!((event.agent.as_deref(), event.generation, event.epoch), (Some("executor-1"), Some(1), Some(1)));
+    }
+}
+
+pub async fn a_step_that_is_not_open_cannot_end(world: World) {
+    world.submit(own("a")).await;
+    let claimed = world.any().await.unwrap();
+    assert_eq!(code(world.store.finish_step(finish(&claimed, 1, Ok(json!(1)))).await), "MN-0117");
+    let number = world.start_step(&claimed, "x").await;
+    world.store.finish_step(finish(&claimed, number, Ok(json!(1)))).await.unwrap();
+    assert_eq!(code(world.store.finish_step(finish(&claimed, number, Ok(json!(2)))).await), "MN-0117");
+    assert_eq!(world.store.journal("a", 1).await.unwrap()[0].output, Some(json!(1)));
+    let list = StartStep { detail: json!([1]), ..step(&claimed, "x") };
+    assert_eq!(code(world.store.start_step(list).await), "MN-0117");
+}
+
+pub async fn a_step_that_a_claim_left_open_is_unknown_and_the_number_goes_on(world: World) {
+    world.submit(own("a")).await;
+    let first = world.any().await.unwrap();
+    world.start_step(&first, "x").await;
+    world.release(&first, ReleaseReason::Error, 1).await;
+    let second = world.any().await.unwrap();
+    assert_eq!(world.store.journal("a", 1).await.unwrap()[0].state, StepState::Unknown);
+    assert_eq!(code(world.store.finish_step(finish(&second, 1, Ok(json!(1)))).await), "MN-0117");
+    assert_eq!(world.start_step(&second, "x").await, 2, "asked again under the next number");
+}
+
+pub async fn an_artifact_is_replaced_under_its_name(world: World) {
+    let run = world.submit_run(prompted("r-1")).await;
+    let claimed = world.any().await.unwrap();
+    let (id, epoch) = (claimed.item.work.id.as_str(), claimed.item.epoch);
+    let first = world.store.put_artifact(id, epoch, "notes", b"hello".to_vec()).await.unwrap();
+    assert_eq!((first.name.as_str(), first.size), ("notes", 5));
+    assert_eq!(first.sha256, "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824");
+    world.store.put_artifact(id, epoch, "notes", vec![0, 255]).await.unwrap();
+    assert_eq!(world.store.artifact(&run, "notes").await.unwrap(), Some(vec![0, 255]));
+    assert_eq!(world.store.artifact(&run, "other").await.unwrap(), None);
+    assert_eq!(world.store.artifact("r-2", "notes").await.unwrap(), None);
+}
+
+pub async fn the_newest_artifact_of_a_name_is_read(world: World) {
+    let run = world.submit_run(prompted("r-1")).await;
+    for content in ["one", "two", "three"] {
+        let claimed = world.any().await.unwrap();
+        let (id, epoch) = (claimed.item.work.id.clone(), claimed.item.epoch);
+        world.store.put_artifact(&id, epoch, "notes", content.into()).await.unwrap();
+        world.store.complete(Completion::new(&claimed, WorkResult::failure("again"))).await.unwrap();
+    }
+    assert_eq!(world.store.artifact(&run, "notes").await.unwrap(), Some(b"three".to_vec()));
+}

@@ -1,0 +1,207 @@
+//! Runs that are adopted, stopped, cancelled.
+
+use super::{World, code, planned, prompted, request, step};
+use crate::LEASE_MS;
+use crate::types::{EventQuery, FinishStep, StepState};
+use mnemosyne_core::error::codes;
+use mnemosyne_core::{
+    AgentRole, Budget, EventKind, ItemState, NewEvent, PhaseState, Problem, ProblemKind, Run, RunState, TaskState,
+};
+use serde_json::json;
+
+fn interrupted() -> Problem {
+    Problem::new(ProblemKind::Closed, codes::CLOSED, "interrupted").because("Ctrl-C").hint("mnemosyne resume")
+}
+
+pub async fn a_run_goes_on_in_another_boot_after_death(mut world: World) {
+    let run = world.submit_run(prompted("r-1")).await;
+    let held = world.any().await.unwrap();
+    world.start_step(&held, "turn 1").await;
+    world.die();
+    assert!(world.any().await.is_none(), "not before it is adopted");
+    let snapshot = world.store.adopt_run(&run, None).await.unwrap();
+    assert_eq!((snapshot.run.resumes, snapshot.run.state), (1, RunState::Running));
+    assert_eq!(snapshot.run.boot.as_deref(), Some(world.store.boot()));
+    let again = world.any().await.unwrap();
+    assert_eq!((again.item.work.id, again.item.epoch), (held.item.work.id, 2));
+    let steps = world.store.journal("r-1.1", 1).await.unwrap();
+    assert_eq!(steps[0].state, StepState::Unknown);
+}
+
+pub async fn run_resumed_is_the_first_event_of_an_adoption(mut world: World) {
+    let run = world.submit_run(prompted("r-1")).await;
+    for _ in 0..3 {
+        world.any().await.unwrap();
+        let before = world.die();
+        let last = world.store.events(EventQuery::default()).await.unwrap().len() as u64;
+        world.store.adopt_run(&run, None).await.unwrap();
+        let query = EventQuery { since: last, ..EventQuery::default() };
+        let first = world.store.events(query).await.unwrap().remove(0).event;
+        assert_eq!((first.kind, first.run.as_deref()), (EventKind::RunResumed, Some("r-1")), "after {before}");
+    }
+    // The third death without one finished step is the poison rule's.
+    assert_eq!(world.state("r-1.1").await, ItemState::Dead);
+    assert_eq!(world.store.run(&run).await.unwrap().unwrap().run.state, RunState::Failed);
+}
+
+pub async fn a_killed_process_says_nothing_of_an_item_that_made_progress(mut world: World) {
+    let run = world.submit_run(prompted("r-1")).await;
+    for death in 1..=5 {
+        let held = world.any().await.unwrap();
+        assert_eq!(held.item.crashes, 0, "death {death}");
+        let number = world.start_step(&held, "turn").await;
+        let finish = FinishStep {
+            item: held.item.work.id.clone(),
+            epoch: held.item.epoch,
+            attempt: 1,
+            number,
+            outcome: Ok(json!("x")),
+            usage: None,
+        };
+        world.store.finish_step(finish).await.unwrap();
+        world.die();
+        world.store.adopt_run(&run, None).await.unwrap();
+    }
+    assert_eq!(world.any().await.unwrap().item.crashes, 0);
+}
+
+pub async fn a_death_without_progress_is_a_crash_of_its_own_generation(mut world: World) {
+    let run = world.submit_run(prompted("r-1")).await;
+    for crashes in 0..2 {
+        let held = world.any().await.unwrap();
+        assert_eq!((held.item.crashes, held.item.crash_generations), (crashes, crashes));
+        world.die();
+        world.store.adopt_run(&run, None).await.unwrap();
+    }
+}
+
+pub async fn a_run_whose_boot_lives_is_not_adopted(world: World) {
+    let run = world.submit_run(prompted("r-1")).await;
+    let other = world.boot();
+    let problem = other.adopt_run(&run, None).await.unwrap_err();
+    assert_eq!(problem.code, "MN-0112");
+    assert!(problem.message.contains(&std::process::id().to_string()), "{problem}");
+    assert_eq!(code(world.store.adopt_run(&run, None).await), "MN-0112", "nor by the boot that drives it");
+    assert_eq!(world.store.run(&run).await.unwrap().unwrap().run.resumes, 0);
+}
+
+pub async fn a_run_that_ended_is_not_adopted(world: World) {
+    let run = world.submit_run(prompted("r-1")).await;
+    world.store.cancel_run(&run, "no").await.unwrap();
+    assert_eq!(code(world.store.adopt_run(&run, None).await), "MN-0116");
+    assert_eq!(code(world.store.adopt_run("r-2", None).await), "MN-0110");
+}
+
+pub async fn an_adopted_run_gets_the_budget_that_is_given(mut world: World) {
+    let budget = Budget { usd: Some(1.0), tokens: Some(100) };
+    let run = world.submit_run(Run { budget, ..prompted("r-1") }).await;
+    world.die();
+    let more = Budget { usd: None, tokens: Some(200) };
+    let snapshot = world.store.adopt_run(&run, Some(more)).await.unwrap();
+    assert_eq!(snapshot.run.budget, Budget { usd: Some(1.0), tokens: Some(200) });
+}
+
+pub async fn an_adopted_run_shows_the_events_of_both_boots(mut world: World) {
+    world.store.append_events(vec![NewEvent::new(EventKind::AgentStarted)]).await.unwrap();
+    let run = world.submit_run(prompted("r-1")).await;
+    world.die();
+    world.store.adopt_run(&run, None).await.unwrap();
+    world.store.append_events(vec![NewEvent::new(EventKind::AgentRestarted)]).await.unwrap();
+    let kinds = world.kinds(&run).await;
+    assert_eq!((kinds[0], kinds[kinds.len() - 1]), (EventKind::AgentStarted, EventKind::AgentRestarted));
+    assert_eq!(world.store.run(&run).await.unwrap().unwrap().restarts, 1);
+}
+
+pub async fn a_stopped_run_gives_nothing_out_and_can_be_resumed(world: World) {
+    let run = world.submit_run(prompted("r-1")).await;
+    world.any().await.unwrap();
+    world.store.stop_run(&run, RunState::Interrupted, interrupted()).await.unwrap();
+    let snapshot = world.store.run(&run).await.unwrap().unwrap();
+    assert_eq!(snapshot.run.state, RunState::Interrupted);
+    let error = json!({"code": "MN-0305", "message": "interrupted", "reason": "Ctrl-C", "hint": "mnemosyne resume"});
+    assert_eq!(snapshot.run.error, Some(error));
+    assert_eq!(world.kinds(&run).await.last(), Some(&EventKind::RunInterrupted));
+    assert!(world.any().await.is_none());
+    let snapshot = world.store.adopt_run(&run, None).await.unwrap();
+    assert_eq!((snapshot.run.state, snapshot.run.error), (RunState::Running, None));
+    let again = world.any().await.unwrap();
+    assert_eq!((again.item.epoch, again.item.crashes), (2, 0), "nobody is charged for a stop");
+}
+
+pub async fn a_stopped_run_may_go_on_in_another_boot_at_once(world: World) {
+    let run = world.submit_run(prompted("r-1")).await;
+    world.store.stop_run(&run, RunState::Interrupted, interrupted()).await.unwrap();
+    let other = world.boot();
+    assert_eq!(other.adopt_run(&run, None).await.unwrap().run.resumes, 1);
+    assert!(world.any().await.is_none());
+}
+
+pub async fn the_first_reason_to_stop_is_kept(world: World) {
+    let run = world.submit_run(prompted("r-1")).await;
+    let budget = Problem::new(ProblemKind::Budget, codes::BUDGET, "the budget is used up");
+    world.store.stop_run(&run, RunState::Budget, budget).await.unwrap();
+    world.store.stop_run(&run, RunState::Interrupted, interrupted()).await.unwrap();
+    let snapshot = world.store.run(&run).await.unwrap().unwrap();
+    assert_eq!(snapshot.run.state, RunState::Budget);
+    assert_eq!(world.kinds(&run).await.last(), Some(&EventKind::BudgetExceeded));
+    assert_eq!(code(world.store.stop_run(&run, RunState::Done, interrupted()).await), "MN-0117");
+    assert_eq!(code(world.store.stop_run("r-2", RunState::Interrupted, interrupted()).await), "MN-0110");
+}
+
+pub async fn a_cancelled_run_cancels_its_items_and_tasks(world: World) {
+    let run = world.submit_run(planned("r-1", &[("a", &[], "a"), ("b", &[], "b"), ("c", &["a"], "c")])).await;
+    let held = world.any().await.unwrap();
+    world.store.cancel_run(&run, "not needed").await.unwrap();
+    let snapshot = world.store.run(&run).await.unwrap().unwrap();
+    assert_eq!(snapshot.run.state, RunState::Cancelled);
+    assert_eq!(snapshot.run.ended_at, Some(super::BEGIN));
+    assert!(snapshot.tasks.iter().all(|task| task.state == TaskState::Cancelled));
+    let running = snapshot.phases.iter().filter(|phase| phase.state == PhaseState::Running);
+    assert_eq!(running.count(), 0);
+    for item in ["r-1.1", "r-1.2"] {
+        assert_eq!(world.state(item).await, ItemState::Cancelled);
+    }
+    let kinds = world.kinds(&run).await;
+    let cancelled = kinds.iter().filter(|kind| **kind == EventKind::WorkCancelled);
+    assert_eq!((cancelled.count(), kinds.last()), (2, Some(&EventKind::RunCancelled)));
+    assert_eq!(held.item.work.id, "r-1.1");
+    let events = world.all_events().await.len();
+    world.store.cancel_run(&run, "again").await.unwrap();
+    world.store.stop_run(&run, RunState::Interrupted, interrupted()).await.unwrap();
+    assert_eq!(world.all_events().await.len(), events, "a run that ended is left alone");
+    assert_eq!(code(world.store.cancel_run("r-2", "no").await), "MN-0110");
+}
+
+pub async fn an_interrupted_run_can_be_cancelled_from_anywhere(mut world: World) {
+    let run = world.submit_run(prompted("r-1")).await;
+    world.any().await.unwrap();
+    world.die();
+    world.store.cancel_run(&run, "gone").await.unwrap();
+    assert_eq!(world.store.run(&run).await.unwrap().unwrap().run.state, RunState::Cancelled);
+    assert_eq!(world.state("r-1.1").await, ItemState::Cancelled);
+}
+
+pub async fn a_workspace_has_one_live_run(mut world: World) {
+    let at_w = |id: &str| Run { workspace: "/w".into(), ..prompted(id) };
+    world.submit_run(at_w("r-1")).await;
+    let problem = world.store.submit_run(at_w("r-2"), None).await.unwrap_err();
+    assert_eq!(problem.code, "MN-0113");
+    assert!(problem.message.contains("r-1"), "{problem}");
+    let other = world.boot();
+    assert_eq!(code(other.submit_run(at_w("r-2"), None).await), "MN-0113");
+    drop(other);
+    world.die();
+    world.submit_run(at_w("r-2")).await;
+    assert_eq!(code(world.store.adopt_run("r-1", None).await), "MN-0113");
+    world.store.cancel_run("r-2", "no").await.unwrap();
+    assert_eq!(world.store.adopt_run("r-1", None).await.unwrap().run.resumes, 1);
+}
+
+pub async fn an_expired_lease_of_an_own_run_is_given_out_again(world: World) {
+    world.submit_run(prompted("r-1")).await;
+    world.any().await.unwrap();
+    world.pass(LEASE_MS);
+    let again = world.store.claim(request(AgentRole::Orchestrator, 2)).await.unwrap().unwrap();
+    assert_eq!((again.item.epoch, again.item.crashes), (2, 1));
+    assert_eq!(world.store.start_step(step(&again, "x")).await.unwrap(), 1);
+}

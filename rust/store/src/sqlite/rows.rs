@@ -1,0 +1,250 @@
+//! Rows into records, for reads and for writes alike.
+
+use super::failure::Failure;
+use crate::rules::{self, Holder};
+use crate::types::{Amount, ItemSnapshot, QueueCounts, RunSnapshot, StepRecord, StepState};
+use mnemosyne_core::{Item, PhaseRecord, Problem, Run, Task, Usage};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::str::FromStr;
+
+/// An item with what only the store knows of it.
+pub(crate) struct ItemRow {
+    pub(crate) item: Item,
+    pub(crate) open_dependencies: u32,
+    pub(crate) not_before: Option<i64>,
+    pub(crate) last_crash: Option<String>,
+    /// Of the claim under way.
+    pub(crate) holder: Option<Holder>,
+    /// Whether the claim under way finished a step.
+    pub(crate) progressed: bool,
+}
+
+const ITEM: &str = "id, run, task, kind, state, epoch, crashes, crash_generations, model_failures, work, \
+     open_dependencies, not_before, last_crash, boot, agent, generation, progressed";
+
+/// One item.
+pub(crate) fn item(connection: &Connection, id: &str) -> Result<Option<ItemRow>, Failure> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {ITEM} FROM items WHERE id = ?1"))?;
+    let mut rows = statement.query([id])?;
+    rows.next()?.map(read_item).transpose()
+}
+
+fn read_item(row: &Row<'_>) -> Result<ItemRow, Failure> {
+    let item = Item {
+        work: json(row, 9)?,
+        run: row.get(1)?,
+        task: row.get(2)?,
+        kind: name(row, 3)?,
+        state: name(row, 4)?,
+        epoch: row.get(5)?,
+        crashes: row.get(6)?,
+        crash_generations: row.get(7)?,
+        model_failures: row.get(8)?,
+    };
+    let holder = match (row.get(13)?, row.get(14)?, row.get(15)?) {
+        (Some(boot), Some(agent), Some(generation)) => Some(Holder { boot, agent, generation }),
+        _ => None,
+    };
+    Ok(ItemRow {
+        item,
+        open_dependencies: row.get(10)?,
+        not_before: row.get(11)?,
+        last_crash: row.get(12)?,
+        holder,
+        progressed: row.get(16)?,
+    })
+}
+
+/// One item as people see it.
+pub(crate) fn item_snapshot(connection: &Connection, id: &str, now: i64) -> Result<Option<ItemSnapshot>, Failure> {
+    let Some(row) = item(connection, id)? else { return Ok(None) };
+    let mut statement = connection.prepare_cached("SELECT result, problem FROM items WHERE id = ?1")?;
+    let mut rows = statement.query([id])?;
+    let (result, problem) = match rows.next()? {
+        Some(found) => (optional_json(found, 0)?, optional_json::<Problem>(found, 1)?),
+        None => (None, None),
+    };
+    let mut item = row.item;
+    item.state = rules::shown_state(item.state, row.open_dependencies, row.not_before, now);
+    Ok(Some(ItemSnapshot { item, result, problem }))
+}
+
+/// One run.
+pub(crate) fn run(connection: &Connection, id: &str) -> Result<Option<Run>, Failure> {
+    let mut statement = connection.prepare_cached("SELECT record FROM runs WHERE id = ?1")?;
+    let mut rows = statement.query([id])?;
+    rows.next()?.map(|row| json(row, 0)).transpose()
+}
+
+/// All runs, oldest first.
+pub(crate) fn runs(connection: &Connection) -> Result<Vec<Run>, Failure> {
+    let mut statement = connection.prepare_cached("SELECT record FROM runs ORDER BY arrival")?;
+    let mut rows = statement.query([])?;
+    let mut runs = Vec::new();
+    while let Some(row) = rows.next()? {
+        runs.push(json(row, 0)?);
+    }
+    Ok(runs)
+}
+
+/// A run's tasks, in the order of the plan.
+pub(crate) fn tasks(connection: &Connection, run: &str) -> Result<Vec<Task>, Failure> {
+    let mut statement = connection.prepare_cached("SELECT record FROM tasks WHERE run = ?1 ORDER BY position")?;
+    let mut rows = statement.query([run])?;
+    let mut tasks = Vec::new();
+    while let Some(row) = rows.next()? {
+        tasks.push(json(row, 0)?);
+    }
+    Ok(tasks)
+}
+
+/// A run's phases, in the order of the protocol.
+pub(crate) fn phases(connection: &Connection, run: &str) -> Result<Vec<PhaseRecord>, Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT name, state, started_at, ended_at, artifact FROM phases WHERE run = ?1 ORDER BY position",
+    )?;
+    let mut rows = statement.query([run])?;
+    let mut phases = Vec::new();
+    while let Some(row) = rows.next()? {
+        phases.push(PhaseRecord {
+            name: name(row, 0)?,
+            state: name(row, 1)?,
+            started_at: row.get(2)?,
+            ended_at: row.get(3)?,
+            artifact: row.get(4)?,
+        });
+    }
+    Ok(phases)
+}
+
+/// What a run has used: settled reservations and steps.
+pub(crate) fn usage(connection: &Connection, run: &str) -> Result<Usage, Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT turns, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd
+         FROM runs WHERE id = ?1",
+    )?;
+    let usage = statement.query_row([run], |row| {
+        Ok(Usage {
+            turns: row.get(0)?,
+            input_tokens: row.get(1)?,
+            output_tokens: row.get(2)?,
+            cache_read_tokens: row.get(3)?,
+            cache_write_tokens: row.get(4)?,
+            cost_usd: row.get(5)?,
+        })
+    });
+    Ok(usage.optional()?.unwrap_or_default())
+}
+
+/// What is set aside in a run and not settled.
+pub(crate) fn held(connection: &Connection, run: &str) -> Result<Amount, Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT coalesce(sum(tokens), 0), coalesce(sum(usd), 0.0) FROM usage
+         WHERE run = ?1 AND state IN ('open', 'unknown')",
+    )?;
+    Ok(statement.query_row([run], |row| Ok(Amount { tokens: row.get(0)?, usd: Some(row.get(1)?) }))?)
+}
+
+/// One run with all that a person asks about it.
+pub(crate) fn snapshot(connection: &Connection, id: &str) -> Result<Option<RunSnapshot>, Failure> {
+    let Some(run) = run(connection, id)? else { return Ok(None) };
+    let mut unknown = connection.prepare_cached("SELECT count(*) FROM usage WHERE run = ?1 AND state = 'unknown'")?;
+    let mut restarts = connection.prepare_cached(
+        "SELECT count(*) FROM events WHERE run IS NULL AND kind = 'agent_restarted'
+         AND boot IN (SELECT boot FROM run_boots WHERE run = ?1)",
+    )?;
+    Ok(Some(RunSnapshot {
+        run,
+        phases: phases(connection, id)?,
+        tasks: tasks(connection, id)?,
+        usage: usage(connection, id)?,
+        unknown_turns: unknown.query_row([id], |row| row.get(0))?,
+        restarts: restarts.query_row([id], |row| row.get(0))?,
+        last_sequence: super::events::last_sequence(connection)?,
+    }))
+}
+
+/// The steps of one attempt.
+pub(crate) fn journal(connection: &Connection, item: &str, attempt: u32) -> Result<Vec<StepRecord>, Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT number, name, kind, input_sha256, state, output, error FROM journal
+         WHERE item = ?1 AND attempt = ?2 ORDER BY number",
+    )?;
+    let mut rows = statement.query(params![item, attempt])?;
+    let mut steps = Vec::new();
+    while let Some(row) = rows.next()? {
+        let state: String = row.get(4)?;
+        steps.push(StepRecord {
+            number: row.get(0)?,
+            name: row.get(1)?,
+            kind: row.get(2)?,
+            input_sha256: row.get(3)?,
+            state: serde_json::from_value::<StepState>(Value::String(state))?,
+            output: optional_json(row, 5)?,
+            error: row.get(6)?,
+        });
+    }
+    Ok(steps)
+}
+
+/// The newest artifact of a name.
+pub(crate) fn artifact(connection: &Connection, run: &str, name: &str) -> Result<Option<Vec<u8>>, Failure> {
+    let mut statement = connection
+        .prepare_cached("SELECT content FROM artifacts WHERE run = ?1 AND name = ?2 ORDER BY arrival DESC LIMIT 1")?;
+    Ok(statement.query_row([run, name], |row| row.get(0)).optional()?)
+}
+
+/// Items that a boot could claim or has claimed: of no run, or of a running run of its own.
+pub(crate) fn queue(connection: &Connection, boot: &str, now: i64) -> Result<QueueCounts, Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT count(*) FILTER (WHERE items.state = 'ready' AND open_dependencies = 0
+                                 AND (not_before IS NULL OR not_before <= ?2)),
+                count(*) FILTER (WHERE items.state = 'running'),
+                count(*)
+         FROM items LEFT JOIN runs ON runs.id = items.run
+         WHERE items.state IN ('ready', 'running')
+           AND (items.run IS NULL OR (runs.boot = ?1 AND runs.state = 'running'))",
+    )?;
+    Ok(statement.query_row(params![boot, now], |row| {
+        let (ready, running, all): (u64, u64, u64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok(QueueCounts { ready, running, waiting: all - ready - running })
+    })?)
+}
+
+/// The process that a boot runs in.
+pub(crate) fn pid_of(connection: &Connection, boot: &str) -> Result<Option<u32>, Failure> {
+    let mut statement = connection.prepare_cached("SELECT pid FROM boots WHERE id = ?1")?;
+    Ok(statement.query_row([boot], |row| row.get(0)).optional()?)
+}
+
+/// The first column of every row.
+pub(crate) fn texts(
+    connection: &Connection,
+    sql: &str,
+    parameters: impl rusqlite::Params,
+) -> Result<Vec<String>, Failure> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let texts = statement.query_map(parameters, |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    Ok(texts)
+}
+
+/// A column of JSON.
+pub(crate) fn json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<T, Failure> {
+    Ok(serde_json::from_str(row.get_ref(column)?.as_str().map_err(rusqlite::Error::from)?)?)
+}
+
+fn optional_json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<Option<T>, Failure> {
+    let text = row.get_ref(column)?.as_str_or_null().map_err(rusqlite::Error::from)?;
+    Ok(text.map(serde_json::from_str).transpose()?)
+}
+
+/// A column with a wire name.
+pub(crate) fn name<T>(row: &Row<'_>, column: usize) -> Result<T, Failure>
+where
+    T: FromStr,
+    Failure: From<T::Err>,
+{
+    Ok(row.get_ref(column)?.as_str().map_err(rusqlite::Error::from)?.parse::<T>()?)
+}

@@ -1,0 +1,44 @@
+//! A run whose boot is dead, or that was stopped, goes on in this boot.
+
+use super::{Write, apply, claims, workspace};
+use crate::rules;
+use crate::sqlite::failure::Failure;
+use crate::sqlite::{events, rows};
+use crate::types::RunSnapshot;
+use mnemosyne_core::{Budget, Run, RunState};
+use rusqlite::params;
+
+pub(crate) fn adopt_run(write: &Write<'_>, id: &str, budget: Option<Budget>) -> Result<RunSnapshot, Failure> {
+    let mut run = rows::run(write.connection, id)?.ok_or_else(|| rules::no_such_run(id))?;
+    refuse(write, &run)?;
+    run.boot = Some(write.boot.to_owned());
+    run.resumes += 1;
+    run.state = RunState::Running;
+    run.error = None;
+    rules::raise_budget(&mut run.budget, budget);
+    let resumed = rules::resumed_event(&run);
+    apply::put_run(write, run)?;
+    write.execute("INSERT OR IGNORE INTO run_boots (run, boot) VALUES (?1, ?2)", params![id, write.boot])?;
+    // A cancel that the dead process never read was meant for that process: the user has asked to go on since.
+    write.execute("UPDATE commands SET taken_by = ?2 WHERE run = ?1 AND taken_by IS NULL", params![id, write.boot])?;
+    // First, so that `resume` can begin to show events at this one.
+    events::append(write, &[resumed])?;
+    let running = "SELECT id FROM items WHERE run = ?1 AND state = 'running' ORDER BY arrival";
+    for item in rows::texts(write.connection, running, [id])? {
+        claims::release_of_dead_boot(write, &item)?;
+    }
+    Ok(rows::snapshot(write.connection, id)?.ok_or_else(|| rules::no_such_run(id))?)
+}
+
+fn refuse(write: &Write<'_>, run: &Run) -> Result<(), Failure> {
+    if run.state.is_terminal() {
+        return Err(rules::run_ended(run).into());
+    }
+    // A run that was stopped lives nowhere, even if the process that stopped it does.
+    if let Some(boot) = run.boot.as_deref().filter(|boot| !write.is_dead(boot))
+        && rules::is_under_way(run.state)
+    {
+        return Err(rules::run_lives(&run.id, rows::pid_of(write.connection, boot)?).into());
+    }
+    workspace::refuse_busy(write, &run.workspace, &run.id)
+}

@@ -1,0 +1,150 @@
+//! The next item of a role is claimed: candidates by index, the core's pure `eligible`, one fenced update.
+
+use super::{Write, apply, claims};
+use crate::rules::{self, Holder};
+use crate::sqlite::failure::Failure;
+use crate::sqlite::{events, rows};
+use crate::types::{ClaimRequest, Claimed};
+use mnemosyne_core::record::accepted_commands;
+use mnemosyne_core::{Candidate, Holding, Item, ItemKind, ItemState, Task, TaskState, eligible};
+use rusqlite::params;
+
+/// Candidates that are looked at together. The first page nearly always has one that may go; a file scope in use can
+/// make it walk on.
+const PAGE: usize = 64;
+
+pub(crate) fn claim(write: &Write<'_>, request: &ClaimRequest) -> Result<Option<Claimed>, Failure> {
+    expire_leases(write)?;
+    let Some(id) = pick(write, request)? else { return Ok(None) };
+    take(write, &id, request)?;
+    let row = rows::item(write.connection, &id)?.ok_or_else(|| rules::no_such_item(&id))?;
+    events::append(write, &rules::claim_events(&row.item, request))?;
+    with_run(write, row.item).map(Some)
+}
+
+/// Claims of nobody who renews: a crash, for the agent or its whole process is gone or stuck.
+fn expire_leases(write: &Write<'_>) -> Result<(), Failure> {
+    let late = "SELECT items.id FROM items LEFT JOIN runs ON runs.id = items.run
+         WHERE items.state = 'running' AND lease_until <= ?1
+           AND (items.run IS NULL OR (runs.boot = ?2 AND runs.state = 'running'))
+         ORDER BY items.arrival";
+    for id in rows::texts(write.connection, late, params![write.now, write.boot])? {
+        let Some(row) = rows::item(write.connection, &id)? else { continue };
+        let Some(holder) = row.holder.clone() else { continue };
+        claims::end(write, &row.item, "expired")?;
+        let mut said = [rules::failed_event(&row.item, rules::LEASE_EXPIRED)];
+        rules::sign(&mut said, &id, &holder);
+        events::append(write, &said)?;
+        claims::crash(write, row, &holder)?;
+    }
+    Ok(())
+}
+
+fn pick(write: &Write<'_>, request: &ClaimRequest) -> Result<Option<String>, Failure> {
+    let mut holdings = None;
+    let mut skipped = 0;
+    loop {
+        let candidates = candidates(write, request, skipped)?;
+        // Who has no scope and accepts nothing is in nobody's way: then nobody has to be looked for.
+        let may_collide = |item: &Candidate| item.kind == ItemKind::Accept || !item.file_scope.is_empty();
+        if holdings.is_none() && candidates.iter().any(may_collide) {
+            holdings = Some(find_holdings(write)?);
+        }
+        let held = holdings.as_deref().unwrap_or_default();
+        if let Some(picked) = eligible(&candidates, held, request.role, write.now) {
+            return Ok(Some(picked.id.clone()));
+        }
+        if candidates.len() < PAGE {
+            return Ok(None);
+        }
+        skipped += candidates.len();
+    }
+}
+
+fn candidates(write: &Write<'_>, request: &ClaimRequest, skip: usize) -> Result<Vec<Candidate>, Failure> {
+    let mut statement = write.connection.prepare_cached(
+        "SELECT items.id, items.run, task, kind, priority, items.arrival, file_scope
+         FROM items LEFT JOIN runs ON runs.id = items.run
+         WHERE items.state = 'ready' AND open_dependencies = 0 AND role = ?1
+           AND (not_before IS NULL OR not_before <= ?2)
+           AND (items.run IS NULL OR (runs.boot = ?3 AND runs.state = 'running'))
+         ORDER BY priority DESC, items.arrival LIMIT ?4 OFFSET ?5",
+    )?;
+    let mut rows = statement.query(params![request.role.as_str(), write.now, write.boot, PAGE, skip])?;
+    let mut candidates = Vec::new();
+    while let Some(row) = rows.next()? {
+        candidates.push(Candidate {
+            id: row.get(0)?,
+            run: row.get(1)?,
+            task: row.get(2)?,
+            kind: rows::name(row, 3)?,
+            role: request.role,
+            priority: row.get(4)?,
+            order: row.get(5)?,
+            open_dependencies: 0,
+            file_scope: rows::json(row, 6)?,
+            not_before: None,
+        });
+    }
+    Ok(candidates)
+}
+
+/// File scopes in use, by running items and by tasks between their items, and acceptances under way.
+fn find_holdings(write: &Write<'_>) -> Result<Vec<Holding>, Failure> {
+    let mut statement = write.connection.prepare_cached(
+        "SELECT run, task, kind, file_scope FROM items WHERE state = 'running' AND holds = 1
+         UNION ALL
+         SELECT run, id, NULL, file_scope FROM tasks WHERE state IN ('running', 'reviewing')",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut holdings = Vec::new();
+    while let Some(row) = rows.next()? {
+        let kind: Option<String> = row.get(2)?;
+        holdings.push(Holding {
+            run: row.get(0)?,
+            task: row.get(1)?,
+            kind: kind.map(|kind| kind.parse()).transpose()?,
+            file_scope: rows::json(row, 3)?,
+        });
+    }
+    Ok(holdings)
+}
+
+fn take(write: &Write<'_>, id: &str, request: &ClaimRequest) -> Result<(), Failure> {
+    let holder = Holder { boot: write.boot.to_owned(), agent: request.agent.clone(), generation: request.generation };
+    let mut update = write.connection.prepare_cached(
+        "UPDATE items SET state = 'running', epoch = epoch + 1, not_before = NULL, boot = ?2, agent = ?3,
+             generation = ?4, lease_until = ?5, progressed = 0
+         WHERE id = ?1 AND state = 'ready' RETURNING epoch",
+    )?;
+    let until = write.now.saturating_add(request.lease_ms);
+    let epoch: u64 =
+        update.query_row(params![id, holder.boot, holder.agent, holder.generation, until], |row| row.get(0))?;
+    write.execute(
+        "INSERT INTO claims (item, epoch, boot, agent, generation, claimed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![id, epoch, holder.boot, holder.agent, holder.generation, write.now],
+    )?;
+    Ok(())
+}
+
+/// Adds the item's run and task; a task that was ready now runs.
+fn with_run(write: &Write<'_>, item: Item) -> Result<Claimed, Failure> {
+    debug_assert_eq!(item.state, ItemState::Running);
+    let run = match &item.run {
+        Some(id) => rows::run(write.connection, id)?,
+        None => None,
+    };
+    let Some(run) = run else { return Ok(Claimed { item, run: None, task: None, accepted: Vec::new() }) };
+    let mut tasks = rows::tasks(write.connection, &run.id)?;
+    let mut task = None;
+    if let Some(id) = &item.task
+        && let Some(known) = tasks.iter_mut().find(|task| task.spec.id == *id)
+    {
+        if known.state == TaskState::Ready {
+            known.state = TaskState::Running;
+            apply::put_tasks(write, &run.id, std::slice::from_ref::<Task>(known))?;
+        }
+        task = Some(known.clone());
+    }
+    Ok(Claimed { item, run: Some(run), task, accepted: accepted_commands(&tasks) })
+}

@@ -1,0 +1,37 @@
+//! A step ends, and its reservation is settled. The item made progress: its crashes are counted from zero again.
+
+use super::{Write, claims, settle};
+use crate::rules;
+use crate::sqlite::events;
+use crate::sqlite::failure::Failure;
+use crate::types::FinishStep;
+use rusqlite::{OptionalExtension, params};
+
+pub(crate) fn finish_step(write: &Write<'_>, step: &FinishStep) -> Result<(), Failure> {
+    let (row, holder) = claims::claimed(write, &step.item, step.epoch)?;
+    let (state, output, error) = match &step.outcome {
+        Ok(output) => ("finished", Some(serde_json::to_string(output)?), None),
+        Err(error) => ("failed", None, Some(error.as_str())),
+    };
+    let mut update = write.connection.prepare_cached(
+        "UPDATE journal SET state = ?4, output = ?5, error = ?6, ended_at = ?7
+         WHERE item = ?1 AND attempt = ?2 AND number = ?3 AND state = 'started' RETURNING name, kind",
+    )?;
+    let key = params![step.item, step.attempt, step.number, state, output, error, write.now];
+    let found: Option<(String, String)> = update.query_row(key, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let (name, kind) = found.ok_or_else(|| rules::no_such_step(&step.item, step.number))?;
+    write.execute(
+        "UPDATE usage SET state = 'settled', used = ?4 WHERE item = ?1 AND attempt = ?2 AND step = ?3",
+        params![step.item, step.attempt, step.number, step.usage.as_ref().map(serde_json::to_string).transpose()?],
+    )?;
+    if let Some(usage) = &step.usage {
+        settle::add_usage(write, &row.item, usage)?;
+    }
+    write.execute(
+        "UPDATE items SET crashes = 0, crash_generations = 0, last_crash = NULL, progressed = 1 WHERE id = ?1",
+        [&step.item],
+    )?;
+    let place = (name.as_str(), kind.as_str(), step.attempt, step.number);
+    let event = rules::step_finished(&row.item, &holder, place, error, step.usage.as_ref());
+    events::append(write, &[event])
+}

@@ -1,0 +1,77 @@
+//! One file per write: whoever looks for a change of state finds it by its name, beside its SQL.
+//!
+//! `apply` is the one door through which an `Advance` of the core becomes rows; `claims` ends claims, whatever the
+//! reason; the other files are operations of the trait.
+
+mod adopt_run;
+mod append_events;
+mod apply;
+mod cancel_item;
+mod cancel_run;
+mod claim;
+mod claims;
+mod commands;
+mod complete;
+mod dependents;
+mod finish_step;
+mod give_up;
+mod idempotency;
+mod put_artifact;
+mod release;
+mod renew;
+mod reserve;
+mod settle;
+mod start_boot;
+mod start_step;
+mod stop_run;
+mod submit_item;
+mod submit_run;
+mod workspace;
+
+pub(crate) use adopt_run::adopt_run;
+pub(crate) use append_events::append_events;
+pub(crate) use cancel_item::cancel_item;
+pub(crate) use cancel_run::cancel_run;
+pub(crate) use claim::claim;
+pub(crate) use commands::{post_command, take_commands};
+pub(crate) use complete::complete;
+pub(crate) use finish_step::finish_step;
+pub(crate) use give_up::give_up;
+pub(crate) use put_artifact::put_artifact;
+pub(crate) use release::release;
+pub(crate) use renew::renew;
+pub(crate) use reserve::reserve;
+pub(crate) use settle::settle;
+pub(crate) use start_boot::start_boot;
+pub(crate) use start_step::start_step;
+pub(crate) use stop_run::stop_run;
+pub(crate) use submit_item::submit_item;
+pub(crate) use submit_run::submit_run;
+
+use super::failure::Failure;
+use rusqlite::{Connection, Params};
+use std::path::Path;
+
+/// One operation inside the writer's transaction.
+pub(crate) struct Write<'a> {
+    pub(crate) connection: &'a Connection,
+    /// This store's boot.
+    pub(crate) boot: &'a str,
+    /// Milliseconds; one instant for the whole operation.
+    pub(crate) now: i64,
+    /// Of the file, for messages.
+    pub(crate) path: &'a Path,
+    /// Where the locks of boots are.
+    pub(crate) state_directory: &'a Path,
+}
+
+impl Write<'_> {
+    /// Runs a statement; how many rows it changed.
+    fn execute(&self, sql: &str, parameters: impl Params) -> Result<usize, Failure> {
+        Ok(self.connection.prepare_cached(sql)?.execute(parameters)?)
+    }
+
+    fn is_dead(&self, boot: &str) -> bool {
+        crate::boot::is_dead(self.state_directory, boot)
+    }
+}

@@ -1,0 +1,27 @@
+//! A run stops and can be resumed: nobody is charged, and what still runs is fenced.
+
+use super::{Write, apply, claims};
+use crate::rules;
+use crate::sqlite::failure::Failure;
+use crate::sqlite::{events, rows};
+use mnemosyne_core::advance::problem_value;
+use mnemosyne_core::{Problem, RunState};
+
+pub(crate) fn stop_run(write: &Write<'_>, id: &str, state: RunState, problem: &Problem) -> Result<(), Failure> {
+    let event = rules::stop_event(id, state, problem)?;
+    let mut run = rows::run(write.connection, id)?.ok_or_else(|| rules::no_such_run(id))?;
+    // The first reason to stop is the one that counts: a drain after the budget ran out does not hide the budget.
+    if run.state.is_terminal() || !rules::is_under_way(run.state) {
+        return Ok(());
+    }
+    run.state = state;
+    run.error = Some(problem_value(problem));
+    apply::put_run(write, run)?;
+    let running = "SELECT id FROM items WHERE run = ?1 AND state = 'running'";
+    for item in rows::texts(write.connection, running, [id])? {
+        if let Some(row) = rows::item(write.connection, &item)? {
+            claims::end(write, &row.item, "stopped")?;
+        }
+    }
+    events::append(write, &[event])
+}

@@ -1,0 +1,57 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import SECONDS, Sandbox
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+EMBED = ROOT / "rust" / "mnemosyne" / "examples" / "embed.rs"
+
+
+def block(language: str) -> str:
+    """The only block of a language in the README."""
+    found = re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert len(found) == 1, f"{len(found)} {language} blocks"
+    return str(found[0])
+
+
+def test_the_python_example_runs_as_printed(sandbox: Sandbox) -> None:
+    (sandbox.root / "example.py").write_text(block("python"), "utf-8")
+    ran = subprocess.run(
+        [sys.executable, "example.py"],
+        cwd=sandbox.root,
+        env=sandbox.environment(MNEMOSYNE_STORE=str(sandbox.store)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1].startswith("done")
+    sandbox.workspace = sandbox.root / "shop-project"
+    assert sandbox.sample_tests().returncode == 0
+
+
+def test_the_rust_example_is_the_file_that_make_embed_runs() -> None:
+    if not EMBED.exists():
+        pytest.skip("rust/mnemosyne/examples/embed.rs does not exist")
+    assert block("rust").strip() in EMBED.read_text("utf-8")
+
+
+def test_every_command_of_the_readme_exists(sandbox: Sandbox) -> None:
+    named = set(re.findall(r"^mnemosyne ((?:demo serve)|[a-z]+)", README, re.MULTILINE))
+    assert {"orchestrate", "resume", "runs", "show", "cancel", "demo"} <= named
+    for verb in named:
+        assert sandbox.run(*verb.split(), "--help").exit_code == 0, verb
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)", README)) <= targets
