@@ -212,7 +212,7 @@ class AgentHealth(BaseModel):
     last_error: str | None = None
     last_error_at: str | None = None
     should_restart: bool
-    generation: int = Field(ge=1)
+    generation: int = Field(ge=0, description="0 before its first start.")
     restarts: int = Field(ge=0)
     next_restart_at: str | None = None
     heartbeat_age_seconds: float | None = None

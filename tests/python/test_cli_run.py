@@ -287,6 +287,13 @@ def test_the_resume_command_has_the_flags_that_this_place_needs(
     assert "secret" not in out + err
 
 
+def test_a_hint_to_resume_is_the_whole_command(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    error = {"code": "MN-0205", "message": "no answer", "reason": "", "hint": f"mnemosyne resume {RUN}"}
+    script.summary = summary("interrupted", 3, error=error)
+    assert main(["orchestrate", "do it", "--store", "other.db"]) == 3
+    assert f"hint: mnemosyne resume {RUN} --store other.db\n" in capsys.readouterr().err
+
+
 def test_no_credential_is_exit_3_with_the_ways_out(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     script.enter = MissingCredential("no API key was found", code="MN-0201", hint="mnemosyne demo")
     assert main(["orchestrate", "do it", "--json"]) == 3
@@ -300,13 +307,15 @@ def test_no_credential_is_exit_3_with_the_ways_out(script: Script, capsys: pytes
 def test_the_first_signal_drains_and_the_run_can_be_resumed(
     script: Script, capsys: pytest.CaptureFixture[str], number: signal.Signals, exit_code: int
 ) -> None:
-    script.summary = summary("interrupted", 130)
+    error = {"code": "MN-0702", "message": "the run was interrupted", "reason": "", "hint": f"mnemosyne resume {RUN}"}
+    script.summary = summary("interrupted", 130, error=error)
     script.during = lambda: os.kill(os.getpid(), number)
     assert main(["orchestrate", "do it", "--json"]) == exit_code
     out, err = capsys.readouterr()
     last = json.loads(out.splitlines()[-1])
     assert (last["state"], last["exit_code"], last["resume"]) == ("interrupted", exit_code, f"mnemosyne resume {RUN}")
     assert "stopping" in err
+    assert "error[" not in err
     assert [asked[0] for asked in script.asked] == ["submit", "drain", "left"]
 
 

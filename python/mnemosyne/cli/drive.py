@@ -83,7 +83,9 @@ def finished_summary(result: RunResult, options: Options) -> Summary:
     """Return the summary of a run, with a resume command that has the flags which it needs here."""
     summary = cast("Summary", dict(result.summary()))
     if summary["resume"]:
-        summary["resume"] = resume_command(result.id, options)
+        plain, summary["resume"] = summary["resume"], resume_command(result.id, options)
+        if summary["error"] and summary["error"]["hint"] == plain:
+            summary["error"] = {**summary["error"], "hint": summary["resume"]}
     return summary
 
 
@@ -102,10 +104,11 @@ async def _drive(job: Job, options: Options, output: Output) -> int:
                 raise
             return output.interrupted(signals.exit_code)
     summary = finished_summary(result, options)
-    if signals.exit_code is not None and summary["state"] == "interrupted":
-        summary["exit_code"] = signals.exit_code
+    stopped = signals.exit_code is not None and summary["state"] == "interrupted"
+    if stopped:
+        summary["exit_code"] = signals.exit_code or summary["exit_code"]
     output.summary(summary)
-    if summary["error"]:
+    if summary["error"] and not stopped:  # who pressed Ctrl-C need not be told why it stopped
         output.error(summary["error"])
     return summary["exit_code"]
 

@@ -23,7 +23,6 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Why direct work gave no result.
 #[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
 pub enum WorkError {
     /// The agent raised.
     #[error(transparent)]

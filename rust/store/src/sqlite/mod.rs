@@ -13,6 +13,9 @@ mod rows;
 mod write;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use crate::Store;
 use crate::boot::{self, Boot};
 use crate::clock::{Clock, system_clock};

@@ -1,0 +1,318 @@
+//! What only this backend promises; everything else is in `conformance`.
+
+use super::*;
+use crate::conformance::{code, good, own, prompted, request};
+use crate::types::{Completion, EventQuery};
+use mnemosyne_core::{AgentRole, EventKind, ItemState};
+use rusqlite::Connection;
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap().block_on(future)
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn the_pragmas_that_we_rely_on_are_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = SqliteStore::open(&path).unwrap();
+    let (journal, synchronous, foreign_keys) = block_on(store.write(|write| {
+        let mode: String = write.connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+        Ok((mode, open::pragma(write.connection, "synchronous")?, open::pragma(write.connection, "foreign_keys")?))
+    }))
+    .unwrap();
+    assert_eq!((journal.as_str(), synchronous, foreign_keys), ("wal", 2, 1));
+}
+
+#[test]
+fn only_the_user_can_read_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deep/er/store.db");
+    let store = SqliteStore::open(&path).unwrap();
+    block_on(store.submit_item(own("a"), None)).unwrap();
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!(mode(&folder.path().join("deep/er/store.db-wal")), 0o600);
+    assert_eq!(mode(&folder.path().join("deep/er/store.db.d")), 0o700);
+    assert_eq!(mode(&folder.path().join("deep/er")), 0o700);
+    drop(store);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    drop(SqliteStore::open(&path).unwrap());
+    assert_eq!(mode(&path), 0o600, "a copy that was put back is closed again");
+}
+
+#[test]
+fn a_file_that_is_not_ours_is_refused_and_untouched() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("notes.txt");
+    std::fs::write(&text, "these are my notes, and they are longer than sixteen bytes").unwrap();
+    let short = folder.path().join("short");
+    std::fs::write(&short, "x").unwrap();
+    let other = folder.path().join("other.db");
+    let connection = Connection::open(&other).unwrap();
+    connection.execute_batch("PRAGMA journal_mode = wal; CREATE TABLE mine (a); INSERT INTO mine VALUES (1);").unwrap();
+    drop(connection);
+    let lying = folder.path().join("lying.db");
+    std::fs::write(&lying, [&b"SQLite format 3\0"[..], &[7; 5_000]].concat()).unwrap();
+    for path in [text, short, other, lying] {
+        let before = std::fs::read(&path).unwrap();
+        let problem = SqliteStore::open(&path).err().unwrap();
+        assert_eq!(problem.code, "MN-0206", "{}: {problem}", path.display());
+        assert!(!problem.hint.is_empty());
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+        assert!(!boot::state_directory(&path).exists());
+    }
+}
+
+#[test]
+fn a_store_of_a_newer_version_is_refused_and_untouched() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    drop(SqliteStore::open(&path).unwrap());
+    let connection = Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    let before = std::fs::read(&path).unwrap();
+    let problem = SqliteStore::open(&path).err().unwrap();
+    assert_eq!(problem.code, "MN-0204");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn what_cannot_be_opened_is_one_clear_error() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(SqliteStore::open(folder.path()).err().unwrap().code, "MN-0203", "a folder");
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let below = SqliteStore::open(&file.join("store.db")).err().unwrap();
+    assert_eq!(below.code, "MN-0203", "{below}");
+}
+
+#[test]
+fn an_empty_file_becomes_a_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    std::fs::write(&path, "").unwrap();
+    drop(SqliteStore::open(&path).unwrap());
+    assert_eq!(open::pragma(&Connection::open(&path).unwrap(), "user_version").unwrap(), 1);
+}
+
+#[test]
+fn two_that_make_one_store_at_once_both_get_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..10 {
+        let path = folder.path().join(format!("store-{round}.db"));
+        let openers: Vec<_> = (0..4)
+            .map(|_| {
+                let path = path.clone();
+                std::thread::spawn(move || SqliteStore::open(&path).map(drop))
+            })
+            .collect();
+        for opener in openers {
+            opener.join().unwrap().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_dropped_store_leaves_one_file_and_no_lock() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = SqliteStore::open(&path).unwrap();
+    block_on(store.submit_item(own("a"), None)).unwrap();
+    let lock = boot::state_directory(&path).join(format!("boots/{}.lock", store.boot()));
+    assert!(lock.exists());
+    drop(store);
+    assert!(!lock.exists());
+    assert!(!folder.path().join("store.db-wal").exists());
+}
+
+#[test]
+fn opening_gives_back_at_once_what_a_dead_boot_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = SqliteStore::open(&path).unwrap();
+    block_on(async {
+        store.submit_item(own("a"), None).await.unwrap();
+        store.claim(request(AgentRole::Executor, 1)).await.unwrap().unwrap();
+    });
+    let beside = SqliteStore::open(&path).unwrap();
+    let item = block_on(beside.item("a")).unwrap().unwrap().item;
+    assert_eq!(item.state, ItemState::Running, "its boot lives");
+    drop(store);
+    let after = SqliteStore::open(&path).unwrap();
+    let item = block_on(after.item("a")).unwrap().unwrap().item;
+    assert_eq!((item.state, item.crashes), (ItemState::Ready, 1), "no wait for the lease");
+}
+
+#[test]
+fn a_full_disk_is_answered_to_everybody_and_the_store_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = Arc::new(SqliteStore::open(&path).unwrap());
+    block_on(async {
+        store.submit_item(own("before"), None).await.unwrap();
+        // SQLite's own limit gives the same error as a disk without space.
+        store.write(|write| Ok(write.connection.pragma_update(None, "max_page_count", 1)?)).await.unwrap();
+        let big = |id: &str| {
+            let mut item = own(id);
+            item.description = "x".repeat(500_000);
+            item
+        };
+        let many: Vec<_> = (0..8)
+            .map(|number| {
+                let (store, item) = (Arc::clone(&store), big(&format!("i-{number}")));
+                tokio::spawn(async move { store.submit_item(item, None).await })
+            })
+            .collect();
+        for refused in many {
+            let problem = refused.await.unwrap().unwrap_err();
+            assert_eq!(problem.code, "MN-0203");
+            assert!(problem.reason.contains("full") && !problem.hint.is_empty(), "{problem}");
+        }
+        assert!(store.item("before").await.unwrap().is_some(), "reads go on");
+        store.write(|write| Ok(write.connection.pragma_update(None, "max_page_count", 1 << 30)?)).await.unwrap();
+        store.submit_item(big("i-0"), None).await.unwrap();
+    });
+}
+
+#[test]
+fn dur_1_a_commit_that_fails_is_an_error_for_its_whole_group() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = SqliteStore::open(&path).unwrap();
+    block_on(async {
+        // A deferred foreign key is looked at by the commit only.
+        let fails = store.write(|write| {
+            write.connection.execute_batch("PRAGMA defer_foreign_keys = 1")?;
+            write.connection.execute("INSERT INTO run_boots (run, boot) VALUES ('nothing', 'b')", [])?;
+            Ok(())
+        });
+        let (fails, beside) = tokio::join!(fails, store.submit_item(own("a"), None));
+        assert_eq!(code(fails), "MN-0203");
+        // In the same group it is undone, in the next one it is done: the answer is true in both cases.
+        assert_eq!(store.item("a").await.unwrap().is_some(), beside.is_ok());
+        store.submit_item(own("b"), None).await.unwrap();
+    });
+}
+
+#[test]
+fn a_panic_of_nobody_a_second_answer_of_nobody_every_handle_is_joined() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    for _ in 0..20 {
+        let store = SqliteStore::open(&path).unwrap();
+        block_on(async {
+            // A caller that goes away does not stop the writer.
+            drop(store.submit_item(own("never polled"), None));
+            let _ = tokio::time::timeout(Duration::ZERO, store.submit_item(own("polled once"), None)).await;
+        });
+    }
+    let store = SqliteStore::open(&path).unwrap();
+    assert!(block_on(store.item("never polled")).unwrap().is_none());
+}
+
+#[test]
+fn opening_is_quick() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    drop(SqliteStore::open(&path).unwrap());
+    let fastest = (0..10)
+        .map(|_| {
+            let begin = Instant::now();
+            let store = SqliteStore::open(&path).unwrap();
+            let elapsed = begin.elapsed();
+            drop(store);
+            elapsed
+        })
+        .min()
+        .unwrap();
+    // The fastest of ten: the machine may be busy, the code may not.
+    assert!(fastest < Duration::from_millis(10), "{fastest:?}");
+}
+
+/// Not a test by itself: the process that `dur_1_what_was_acknowledged_survives_kill_9` kills.
+#[test]
+fn child_that_writes_until_it_is_killed() {
+    let Ok(path) = std::env::var("MNEMOSYNE_STORE_CHILD") else { return };
+    let store = Arc::new(SqliteStore::open(Path::new(&path)).unwrap());
+    let say = |line: String| {
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{line}").and_then(|()| out.flush()).unwrap();
+    };
+    let prefix = store.boot().to_owned();
+    block_on(async {
+        let workers = (0..4).map(|worker| {
+            let (store, prefix) = (Arc::clone(&store), prefix.clone());
+            tokio::spawn(async move {
+                for round in 0u64.. {
+                    let id = format!("{prefix}-{worker}-{round}");
+                    store.submit_item(own(&id), None).await.unwrap();
+                    say(format!("submitted {id}"));
+                    let Some(claimed) = store.claim(request(AgentRole::Executor, 1)).await.unwrap() else { continue };
+                    store.complete(Completion::new(&claimed, good(claimed.item.kind))).await.unwrap();
+                    say(format!("completed {}", claimed.item.work.id));
+                }
+            })
+        });
+        for worker in workers.collect::<Vec<_>>() {
+            worker.await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn dur_1_what_was_acknowledged_survives_kill_9() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let mut acknowledged = Vec::new();
+    for milliseconds in [60, 110, 170, 230, 310] {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "sqlite::tests::child_that_writes_until_it_is_killed", "--nocapture"])
+            .env("MNEMOSYNE_STORE_CHILD", &path)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let reading = std::thread::spawn(move || out.lines().map_while(Result::ok).collect::<Vec<String>>());
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        acknowledged.extend(reading.join().unwrap());
+    }
+    let submitted: Vec<&str> = acknowledged.iter().filter_map(|line| line.strip_prefix("submitted ")).collect();
+    let completed: Vec<&str> = acknowledged.iter().filter_map(|line| line.strip_prefix("completed ")).collect();
+    assert!(submitted.len() > 20 && completed.len() > 20, "the child did nothing: {acknowledged:?}");
+    assert_eq!(completed.iter().collect::<BTreeSet<_>>().len(), completed.len(), "ONCE-1");
+
+    let store = SqliteStore::open(&path).unwrap();
+    block_on(async {
+        for id in &submitted {
+            assert!(store.item(id).await.unwrap().is_some(), "{id} was acknowledged and is lost");
+        }
+        for id in &completed {
+            assert_eq!(store.item(id).await.unwrap().unwrap().item.state, ItemState::Done, "{id}");
+        }
+        let events = store.events(EventQuery::default()).await.unwrap();
+        assert!(events.iter().zip(1..).all(|(event, sequence)| event.sequence == sequence), "DUR-3");
+        let done = events.iter().filter(|event| event.event.kind == EventKind::WorkCompleted);
+        let items: Vec<_> = done.filter_map(|event| event.event.item.clone()).collect();
+        assert_eq!(items.iter().collect::<BTreeSet<_>>().len(), items.len(), "ONCE-1");
+        let check: String = store
+            .read(|connection| Ok(connection.query_row("PRAGMA integrity_check", [], |row| row.get(0))?))
+            .await
+            .unwrap();
+        assert_eq!(check, "ok");
+        // And it still works.
+        store.submit_run(prompted("r-1"), None).await.unwrap();
+    });
+}
