@@ -232,4 +232,4 @@ def _role(role: AgentRole | str) -> AgentRole:
         return AgentRole(role)
     except ValueError:
         known = ", ".join(AgentRole)
-        raise InvalidInput(f"there is no role {role!r}", code="MN-0109", hint=f"the roles are {known}") from None
+        raise InvalidInput(f"there is no role {role!r}", code="MN-0153", hint=f"the roles are {known}") from None

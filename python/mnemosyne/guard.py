@@ -840,7 +840,7 @@ class Guard:
         """Start a command that goes on running, and wait for its first line of output.
 
         Raises:
-            EnvironmentProblem: It ended first, or printed nothing within 20 s (MN-0209); or the guard is gone.
+            EnvironmentProblem: It ended first, or printed nothing within 20 s (MN-0256); or the guard is gone.
         """
         header = self._header(argv, cwd, env, tag, 65_536)
         header["first_line"] = True
@@ -862,7 +862,7 @@ class Guard:
         result = await asyncio.shield(pending.ended)
         raise EnvironmentProblem(
             f"{argv[0]} did not come up",
-            code="MN-0209",
+            code="MN-0256",
             reason=result.output or f"it printed nothing within {_START_SECONDS:g} s",
         )
 

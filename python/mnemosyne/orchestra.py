@@ -99,13 +99,16 @@ class Orchestra:
 
         key = self._key or resolve_api_key(None, self._base_url, self._model)
         store = await _open(self._store)
-        directory = state_directory(self._store)
         base_url = self._base_url
         if self._model == "demo" and base_url is None:
-            base_url = await self._start_demo(directory, store.boot())
-        roles: list[JsonValue] = [self._role(role, base_url, key) for role in AgentRole]
-        config: Json = {"store": str(self._store), "roles": roles, "claims": True}
-        opened = await mailbox().call(lambda port, ticket: _core.tree(port, ticket, config, store))
+            base_url = await self._start_demo(state_directory(self._store), store.boot())
+        try:
+            roles: list[JsonValue] = [self._role(role, base_url, key) for role in AgentRole]
+            config: Json = {"store": str(self._store), "roles": roles, "claims": True}
+            opened = await mailbox().call(lambda port, ticket: _core.tree(port, ticket, config, store))
+        except BaseException:
+            await self._stop_demo()
+            raise
         self._handle = cast("Handle", opened)
         return self
 
@@ -117,8 +120,12 @@ class Orchestra:
         await self.drain(0.0 if kind is not None else _DRAIN_SECONDS)
         await self._ask_tree({"op": "shutdown"})
         self._handle = None
-        if self._server is not None:
-            await self._server.stop()
+        await self._stop_demo()
+
+    async def _stop_demo(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop()
 
     async def _start_demo(self, directory: Path, boot: str) -> str:
         from mnemosyne import guard
@@ -213,7 +220,7 @@ class Orchestra:
             if not await wait_until_gone(lock, GUARD_PATIENCE):
                 raise EnvironmentProblem(
                     f"a command of run {run_id} is still running",
-                    code="MN-0208",
+                    code="MN-0255",
                     reason=f"the process before ended, but not all that it had started ({lock} is held)",
                     hint="wait for it to end, or end it, and resume again",
                 )
@@ -522,11 +529,11 @@ async def _follow(handle: Handle, run_id: str, since: int) -> AsyncIterator[Even
     while True:
         batch = await _events(handle, run_id, since, wait=True)
         for event in batch:
+            since = event.sequence
             yield event
-        since = batch[-1].sequence
-        if not any(event.kind in _END_KINDS and event.run == run_id for event in batch):
+        if batch and not any(event.kind in _END_KINDS and event.run == run_id for event in batch):
             continue
-        # An end that a resume followed is history; only the last one ends the stream.
+        # An end that a resume followed is history; and a process that was killed says no last word.
         if _result(await _snapshot(handle, run_id)).state in _ENDED:
             for event in await _events(handle, run_id, since, wait=False):
                 yield event

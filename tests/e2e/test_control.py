@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 
@@ -143,7 +142,7 @@ def test_a_viewer_that_goes_away_does_not_stop_the_run(sandbox: Sandbox, server:
         sandbox.command(*arguments), cwd=sandbox.root, env=sandbox.environment(), stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    run = json.loads(process.stdout.readline())["run"]
+    assert process.stdout.readline()
     process.stdout.close()
     assert process.wait(SECONDS) == 0
-    assert sandbox.run("show", run, "--json").summary["state"] == "done"
+    assert [line["state"] for line in sandbox.run("runs", "--json").lines] == ["done"]

@@ -226,10 +226,9 @@ def _totals(summary: Summary, style: Style, *, priced: bool) -> list[str]:
     rows.append(("cost", _cost(summary, priced=priced)))
     if summary["budget"]["usd"] is not None or summary["budget"]["tokens"] is not None:
         rows.append(("budget", _budget(summary["budget"])))
-    if summary["restarts"] or summary["resumes"]:
-        rows.append(
-            ("trouble", f"{_many(summary['restarts'], 'agent restart')}, {_many(summary['resumes'], 'resume')}")
-        )
+    trouble = ((summary["restarts"], "agent restart"), (summary["resumes"], "resume"))
+    if any(count for count, _ in trouble):
+        rows.append(("trouble", ", ".join(_many(count, what) for count, what in trouble if count)))
     rows.append(("model", summary["model"] or "the default of each role"))
     if summary["workspace"]:
         rows.append(("files", summary["workspace"]))

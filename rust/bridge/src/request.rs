@@ -14,6 +14,9 @@ use std::time::Duration;
 /// A waiting request looks again after this long, whatever the store's signal says: other processes commit too.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
+/// A wait for events ends empty after this long.
+const WAIT: Duration = Duration::from_secs(2);
+
 /// Verbs on a store.
 #[derive(Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
@@ -153,12 +156,14 @@ async fn owner(store: &Arc<dyn Store>, boot: Option<&str>) -> Result<Value, Prob
     Ok(json!({"boot": boot, "alive": alive, "pid": store.pid_of(boot).await?}))
 }
 
+/// Waits for events, but not for ever: who waits must look now and then whether the run's process still lives.
 async fn wait_events(store: &Arc<dyn Store>, query: EventQuery, wait: bool) -> Result<Value, Problem> {
     let mut changed = store.changed();
+    let until = tokio::time::Instant::now() + WAIT;
     loop {
         changed.mark_unchanged();
         let events = store.events(query.clone()).await?;
-        if !events.is_empty() || !wait {
+        if !events.is_empty() || !wait || tokio::time::Instant::now() >= until {
             return Ok(json!(events));
         }
         if tokio::time::timeout(LOOK_AGAIN, changed.changed()).await.is_err() {

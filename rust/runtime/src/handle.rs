@@ -2,11 +2,12 @@
 //! the role supervisor (**SUP-4**).
 
 use crate::agent::{Ending, GRACE, Job, Load};
+use crate::dispatch::deadline_after;
 use crate::finish::{closed, lost, timeout_problem};
 use crate::health::AgentHealth;
 use crate::host::{HostError, WorkKey};
 use crate::record::{AgentRecord, RoleRecord, TreeRecord, clip};
-use crate::role_supervisor::{RoleMessage, deadline_after};
+use crate::role_supervisor::RoleMessage;
 use mnemosyne_core::error::codes;
 use mnemosyne_core::{AgentRole, AgentState, Problem, ProblemKind, WorkItem, WorkResult};
 use std::fmt;

@@ -2,7 +2,6 @@
 //!
 //! **TRUTH-2** A snapshot is computed when it is asked for (errors leave the window by themselves), never cached.
 
-use jiff::Timestamp;
 use mnemosyne_core::{AgentRole, AgentState};
 use mnemosyne_store::QueueCounts;
 use serde::{Deserialize, Serialize};
@@ -88,12 +87,4 @@ pub struct SystemHealth {
     pub queue: QueueCounts,
     /// Whether the store answers.
     pub store: StoreHealth,
-}
-
-/// Milliseconds since 1970 as RFC 3339 with milliseconds.
-pub(crate) fn rfc3339(milliseconds: i64) -> String {
-    match Timestamp::from_millisecond(milliseconds) {
-        Ok(timestamp) => format!("{timestamp:.3}"),
-        Err(_) => milliseconds.to_string(), // beyond the year 9999: no clock of ours
-    }
 }

@@ -22,6 +22,7 @@ mod agent;
 mod assignment;
 mod background;
 mod custody;
+mod dispatch;
 mod event_log;
 mod finish;
 mod pump;

@@ -7,12 +7,12 @@
 use crate::background::Background;
 use crate::custody::Custody;
 use crate::event_log::EventLog;
-use crate::health::{AgentHealth, RoleHealth, RoleState, StoreHealth, StoreState, rfc3339};
+use crate::health::{AgentHealth, RoleHealth, RoleState, StoreHealth, StoreState};
 use crate::host::{AgentSpec, SharedHost, WorkKey};
 use crate::role_supervisor::RoleMessage;
 use mnemosyne_core::window::{ERRORS_TO_DEGRADE, ERRORS_TO_RESTART};
 use mnemosyne_core::{AgentRole, AgentState, ErrorWindow, EventKind, NewEvent, RestartPolicy};
-use mnemosyne_store::{QueueCounts, Store};
+use mnemosyne_store::{QueueCounts, Store, timestamp};
 use ractor::ActorRef;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -277,7 +277,8 @@ impl AgentRecord {
     }
 
     pub(crate) fn health(&self, tree: &TreeRecord, role: &RoleRecord) -> AgentHealth {
-        let heartbeat = locked(&role.host).as_ref().and_then(|host| host.heartbeat_age());
+        let host = locked(&role.host).clone();
+        let heartbeat = host.and_then(|host| host.heartbeat_age());
         let book = self.book();
         let count = book.window.count(tree.now());
         let works = matches!(book.state, AgentState::Starting | AgentState::Idle | AgentState::Busy);
@@ -288,11 +289,11 @@ impl AgentRecord {
             is_healthy: works && count < ERRORS_TO_DEGRADE,
             error_count: u32::try_from(count).unwrap_or(u32::MAX),
             last_error: book.last_error.as_ref().map(|(text, _)| text.clone()),
-            last_error_at: book.last_error.as_ref().map(|(_, at)| rfc3339(*at)),
+            last_error_at: book.last_error.as_ref().map(|(_, at)| timestamp(*at)),
             should_restart: count >= ERRORS_TO_RESTART,
             generation: book.generation,
             restarts: book.restarts,
-            next_restart_at: book.next_restart_at.map(rfc3339),
+            next_restart_at: book.next_restart_at.map(timestamp),
             heartbeat_age_seconds: heartbeat.map(|age| age.as_secs_f64()),
         }
     }

@@ -1,4 +1,4 @@
-//! The supervisor of one role: owns the role's agents, pulls work for them, restarts them.
+//! The supervisor of one role: owns the role's agents and restarts them. How work reaches them is in `dispatch`.
 //!
 //! - **SUP-1** It never awaits an agent, a host or the store; the only thing awaited is `spawn_linked`, which runs an
 //!   infallible `pre_start`.
@@ -14,20 +14,18 @@
 
 use crate::agent::{AgentActor, AgentArguments, AgentMessage, Ending, Job, Load};
 use crate::background::Timer;
-use crate::finish::{closed, timeout_problem};
+use crate::dispatch::ClaimAnswer;
+use crate::finish::closed;
 use crate::handle::{WorkError, unavailable};
 use crate::health::AgentHealth;
 use crate::host::{Restart, SharedHost, WorkKey};
 use crate::record::{AgentRecord, RoleRecord, TreeRecord, clip, locked};
-use crate::settle::release_innocent;
-use mnemosyne_core::{AgentState, EventKind, ProblemKind, RestartDecision, RestartPolicy};
-use mnemosyne_store::{ClaimRequest, Claimed, LEASE_MS};
+use mnemosyne_core::{AgentState, EventKind, RestartDecision, RestartPolicy};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::time::Instant;
+use tokio::sync::oneshot;
 
 pub(crate) enum RoleMessage {
     RegisterPythonBridge(SharedHost),
@@ -96,27 +94,6 @@ pub(crate) enum RoleMessage {
     Panic,
 }
 
-/// What a claim gave. However its task ends, one of these reaches the supervisor.
-pub(crate) struct ClaimAnswer {
-    agent_id: String,
-    generation: u64,
-    found: Option<(WorkKey, Box<Claimed>, OwnedSemaphorePermit)>,
-}
-
-/// Sends the answer when dropped.
-struct Asking {
-    role: Arc<RoleRecord>,
-    answer: Option<ClaimAnswer>,
-}
-
-impl Drop for Asking {
-    fn drop(&mut self) {
-        if let Some(answer) = self.answer.take() {
-            self.role.send(RoleMessage::Claimed(answer));
-        }
-    }
-}
-
 pub(crate) struct RoleSupervisor;
 
 impl Actor for RoleSupervisor {
@@ -130,7 +107,16 @@ impl Actor for RoleSupervisor {
         (tree, role): Self::Arguments,
     ) -> Result<Supervisor, ActorProcessingErr> {
         *locked(&role.supervisor) = Some(myself.clone());
-        Ok(Supervisor { myself, tree, role, slots: Vec::new(), next: 0, asking: 0, wake_again: false })
+        Ok(Supervisor {
+            myself,
+            tree,
+            role,
+            slots: Vec::new(),
+            next: 0,
+            asking: 0,
+            wake_again: false,
+            over: BTreeSet::new(),
+        })
     }
 
     async fn post_start(
@@ -177,21 +163,21 @@ impl Actor for RoleSupervisor {
 }
 
 /// One agent as its supervisor sees it.
-struct Slot {
-    record: Arc<AgentRecord>,
+pub(crate) struct Slot {
+    pub(crate) record: Arc<AgentRecord>,
     /// The actor of this generation; the only way to reach the agent.
     child: Option<ActorRef<AgentMessage>>,
     /// Its host started it.
     ready: bool,
     /// A claim is under way: at most one.
-    claiming: bool,
+    pub(crate) claiming: bool,
     /// Why the child is about to end, and whether that counts in the restart window.
     leaving: Option<(String, bool)>,
     /// Direct work that came while the agent was starting; bounded by the agent's places.
-    waiting: VecDeque<Job>,
+    pub(crate) waiting: VecDeque<Job>,
     restart_timer: Option<Timer>,
     /// Asked to end for good: the exit is not answered with a restart.
-    stopped: bool,
+    pub(crate) stopped: bool,
     stop_replies: Vec<oneshot::Sender<()>>,
     restart_replies: Vec<oneshot::Sender<AgentHealth>>,
 }
@@ -213,11 +199,11 @@ impl Slot {
     }
 
     /// The child, if it takes work.
-    fn open(&self) -> Option<&ActorRef<AgentMessage>> {
+    pub(crate) fn open(&self) -> Option<&ActorRef<AgentMessage>> {
         self.child.as_ref().filter(|_| self.ready && self.leaving.is_none() && !self.stopped)
     }
 
-    fn tell(&self, message: AgentMessage) {
+    pub(crate) fn tell(&self, message: AgentMessage) {
         if let Some(child) = &self.child {
             let _ = child.send_message(message); // a child that is gone is found by its exit event
         }
@@ -231,7 +217,7 @@ impl Slot {
     }
 }
 
-fn refuse(job: Job, error: WorkError) {
+pub(crate) fn refuse(job: Job, error: WorkError) {
     if let Load::Direct { reply, .. } = job.load {
         let _ = reply.send(Err(error));
     }
@@ -240,15 +226,17 @@ fn refuse(job: Job, error: WorkError) {
 /// The actor's state. All of it can be made anew from the records.
 pub(crate) struct Supervisor {
     myself: ActorRef<RoleMessage>,
-    tree: Arc<TreeRecord>,
-    role: Arc<RoleRecord>,
-    slots: Vec<Slot>,
+    pub(crate) tree: Arc<TreeRecord>,
+    pub(crate) role: Arc<RoleRecord>,
+    pub(crate) slots: Vec<Slot>,
     /// Where the next pull begins, so that idle agents take turns.
-    next: usize,
+    pub(crate) next: usize,
     /// Claims under way.
-    asking: usize,
+    pub(crate) asking: usize,
     /// Something was committed while claims were under way.
-    wake_again: bool,
+    pub(crate) wake_again: bool,
+    /// Runs that ended while claims were under way: what those claims still bring of them is not begun.
+    pub(crate) over: BTreeSet<String>,
 }
 
 impl Supervisor {
@@ -284,11 +272,7 @@ impl Supervisor {
                     slot.tell(AgentMessage::Cancel { key, ending, reason });
                 }
             }
-            RoleMessage::CancelRun { run, reason } => {
-                for slot in &self.slots {
-                    slot.tell(AgentMessage::CancelRun { run: run.clone(), reason: reason.clone() });
-                }
-            }
+            RoleMessage::CancelRun { run, reason } => self.cancel_run(run, &reason),
             RoleMessage::CancelAll { agent_id, reason } => self.cancel_all(agent_id.as_deref(), &reason),
             RoleMessage::StopAgent { agent_id, reply } => self.stop_agent(&agent_id, reply),
             #[cfg(test)]
@@ -296,7 +280,7 @@ impl Supervisor {
         }
     }
 
-    fn slot(&mut self, agent_id: &str) -> Option<&mut Slot> {
+    pub(crate) fn slot(&mut self, agent_id: &str) -> Option<&mut Slot> {
         self.slots.iter_mut().find(|slot| slot.record.agent_id == agent_id)
     }
 
@@ -319,6 +303,7 @@ impl Supervisor {
         self.slots.push(Slot::new(record));
         let index = self.slots.len() - 1;
         match state {
+            _ if self.slots[index].record.is_closing() => self.finish_stop(index),
             _ if generation == 0 => {
                 self.slots[index].record.book().generation = 1;
                 self.spawn_child(index).await;
@@ -559,179 +544,6 @@ impl Supervisor {
         let reason = degraded.or(out_of_service.filter(|_| !works));
         self.role.announce_degraded(&self.tree, reason);
     }
-
-    // ---- work -----------------------------------------------------------------------------------------------------
-
-    fn wake(&mut self) {
-        self.wake_again = self.asking > 0;
-        self.pull(1);
-    }
-
-    /// Asks the store for at most `count` items. It begins with one and doubles with every item found, so that one
-    /// commit does not make a thousand idle agents ask for the same item.
-    fn pull(&mut self, count: usize) {
-        if !self.tree.claims || self.tree.is_draining() {
-            return;
-        }
-        let mut left = count;
-        for _ in 0..self.slots.len() {
-            if left == 0 {
-                return;
-            }
-            self.next = (self.next + 1) % self.slots.len();
-            if self.ask(self.next) {
-                left -= 1;
-            }
-        }
-    }
-
-    /// Claims for one agent, beside the actor, if the agent has room.
-    fn ask(&mut self, index: usize) -> bool {
-        let slot = &mut self.slots[index];
-        if slot.claiming || slot.record.is_closing() || slot.open().is_none() {
-            return false;
-        }
-        let Ok(place) = slot.record.places.clone().try_acquire_owned() else { return false };
-        slot.claiming = true;
-        self.asking += 1;
-        let record = slot.record.clone();
-        let request = ClaimRequest {
-            role: record.role,
-            agent: record.agent_id.clone(),
-            generation: record.generation(),
-            lease_ms: LEASE_MS,
-        };
-        let answer = ClaimAnswer { agent_id: request.agent.clone(), generation: request.generation, found: None };
-        let mut asking = Asking { role: self.role.clone(), answer: Some(answer) };
-        let tree = self.tree.clone();
-        self.tree.background.spawn(async move {
-            let generation = request.generation;
-            // A store that does not answer shows in `health`; the next tick asks again.
-            if let Ok(Some(claimed)) = tree.store.claim(request).await {
-                let key = tree.next_key();
-                record.custody.hold(key, &claimed, generation, tree.now());
-                if let Some(answer) = &mut asking.answer {
-                    answer.found = Some((key, Box::new(claimed), place));
-                }
-            }
-        });
-        true
-    }
-
-    fn claimed(&mut self, answer: ClaimAnswer) {
-        self.asking = self.asking.saturating_sub(1);
-        let draining = self.tree.is_draining();
-        let Some(index) = self.slots.iter().position(|slot| slot.record.agent_id == answer.agent_id) else { return };
-        let slot = &mut self.slots[index];
-        slot.claiming = false;
-        let Some((key, claimed, place)) = answer.found else {
-            if std::mem::take(&mut self.wake_again) {
-                self.pull(1);
-            }
-            return;
-        };
-        let wanted = slot.record.generation() == answer.generation && !draining && !slot.record.is_closing();
-        match slot.open().filter(|_| wanted) {
-            Some(child) => {
-                let deadline = deadline_after(claimed.item.work.timeout_seconds);
-                let job = Job { key, place, deadline, load: Load::Claimed(claimed) };
-                let _ = child.send_message(AgentMessage::Work(job)); // lost with its child: swept at its end
-            }
-            None => {
-                if let Some(settlement) = slot.record.custody.take(key) {
-                    release_innocent(&self.tree, &slot.record, settlement);
-                }
-            }
-        }
-        self.pull(2);
-    }
-
-    /// Direct work: to the child, or it waits for a start that is under way, or it is refused.
-    fn work(&mut self, agent_id: &str, job: Job) {
-        let draining = self.tree.is_draining();
-        let Some(slot) = self.slot(agent_id) else { return };
-        if draining || slot.stopped || slot.record.is_closing() {
-            return refuse(job, closed().into());
-        }
-        if let Some(child) = slot.open() {
-            let _ = child.send_message(AgentMessage::Work(job)); // lost with its child: its caller is told
-            return;
-        }
-        let soon = {
-            let book = slot.record.book();
-            let out = matches!(book.state, AgentState::Degraded | AgentState::Quarantined);
-            !out && book.next_restart_at.is_none()
-        };
-        if soon { slot.waiting.push_back(job) } else { refuse(job, unavailable(&slot.record)) }
-    }
-
-    fn cancel_all(&mut self, agent_id: Option<&str>, reason: &str) {
-        let wanted = |slot: &&mut Slot| agent_id.is_none_or(|id| slot.record.agent_id == id);
-        for slot in self.slots.iter_mut().filter(wanted) {
-            for job in std::mem::take(&mut slot.waiting) {
-                refuse(job, closed().into());
-            }
-            slot.tell(AgentMessage::CancelAll { reason: reason.to_owned() });
-        }
-    }
-
-    // ---- time -----------------------------------------------------------------------------------------------------
-
-    fn tick(&mut self) {
-        for index in 0..self.slots.len() {
-            let generation = self.slots[index].record.generation();
-            self.sweep(index, generation.saturating_sub(1));
-            self.renew(index);
-            self.expire_waiting(index);
-        }
-        self.pull(1);
-    }
-
-    /// Releases claims that nobody works on: of generations up to `over`, and orphans. Nobody is charged.
-    fn sweep(&self, index: usize, over: u64) {
-        let record = &self.slots[index].record;
-        for settlement in record.custody.sweep(over) {
-            release_innocent(&self.tree, record, settlement);
-        }
-    }
-
-    fn renew(&self, index: usize) {
-        let record = &self.slots[index].record;
-        for (key, claim) in record.custody.due(self.tree.now()) {
-            let (tree, role, record) = (self.tree.clone(), self.role.clone(), record.clone());
-            self.tree.background.spawn(async move {
-                match tree.store.renew(&claim.item, claim.epoch, LEASE_MS).await {
-                    Ok(()) => {}
-                    Err(problem) if problem.kind == ProblemKind::Fenced => {
-                        let agent_id = record.agent_id.clone();
-                        let reason = "another claim took the item over".to_owned();
-                        role.send(RoleMessage::Cancel { agent_id, key, ending: Ending::Revoked, reason });
-                    }
-                    Err(_) => record.custody.renew_soon(key, tree.now()),
-                }
-            });
-        }
-    }
-
-    fn expire_waiting(&mut self, index: usize) {
-        let now = Instant::now();
-        let waiting = &mut self.slots[index].waiting;
-        for job in std::mem::take(waiting) {
-            if job.deadline > now {
-                waiting.push_back(job);
-            } else {
-                let problem = timeout_problem(job.load.work());
-                refuse(job, problem.into());
-            }
-        }
-    }
-}
-
-/// From now; what is no time at all is a year.
-pub(crate) fn deadline_after(seconds: f64) -> Instant {
-    const YEAR: f64 = 365.0 * 24.0 * 3600.0;
-    let seconds = if seconds.is_finite() { seconds.clamp(0.0, YEAR) } else { YEAR };
-    Instant::now() + Duration::from_secs_f64(seconds)
 }
 
 /// Uniform in 0..1. Without randomness every agent waits half of the bound, which is still a delay.

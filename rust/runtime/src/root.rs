@@ -36,20 +36,19 @@ impl Actor for Root {
     type State = Branches;
     type Arguments = Arc<TreeRecord>;
 
-    async fn pre_start(&self, _: ActorRef<RootMessage>, tree: Arc<TreeRecord>) -> Result<Branches, ActorProcessingErr> {
-        Ok(Branches { tree, living: BTreeMap::new(), policies: BTreeMap::new(), timers: BTreeMap::new() })
-    }
-
-    async fn post_start(
+    /// The supervisors exist when the tree's start returns: whoever has a handle can use it at once.
+    async fn pre_start(
         &self,
         myself: ActorRef<RootMessage>,
-        branches: &mut Branches,
-    ) -> Result<(), ActorProcessingErr> {
-        let roles: Vec<Arc<RoleRecord>> = branches.tree.roles().cloned().collect();
+        tree: Arc<TreeRecord>,
+    ) -> Result<Branches, ActorProcessingErr> {
+        let roles: Vec<Arc<RoleRecord>> = tree.roles().cloned().collect();
+        let mut branches =
+            Branches { tree, living: BTreeMap::new(), policies: BTreeMap::new(), timers: BTreeMap::new() };
         for role in roles {
             branches.spawn(&myself, role).await;
         }
-        Ok(())
+        Ok(branches)
     }
 
     async fn handle(

@@ -385,7 +385,7 @@ mod on_every_backend {
     use crate::{Clock, MemoryStore, SqliteStore, Store};
     use std::sync::Arc;
 
-    pub struct Memory(MemoryStore);
+    pub(super) struct Memory(MemoryStore);
 
     impl Backend for Memory {
         fn new(clock: Clock) -> Self {
@@ -397,7 +397,7 @@ mod on_every_backend {
         }
     }
 
-    pub struct Sqlite {
+    pub(super) struct Sqlite {
         folder: tempfile::TempDir,
         clock: Clock,
     }

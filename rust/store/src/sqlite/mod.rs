@@ -136,9 +136,9 @@ fn queue_start(jobs: &Sender<Box<dyn Job>>) -> Receiver<Result<(), Problem>> {
         reply: Sender<Result<(), Problem>>,
     }
     impl Job for Start {
-        fn run(&mut self, write: &Write<'_>) -> bool {
+        fn run(&mut self, write: &Write<'_>) -> Result<(), Problem> {
             self.outcome = write::start_boot(write).map_err(|failure| failure.into_problem(write.path));
-            self.outcome.is_ok()
+            self.outcome.clone()
         }
         fn answer(self: Box<Self>, committed: Result<(), Problem>) {
             let _ = self.reply.send(committed.and(self.outcome));

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 fn block_on<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap().block_on(future)
 }
 
 fn mode(path: &Path) -> u32 {
@@ -205,19 +205,40 @@ fn dur_1_a_commit_that_fails_is_an_error_for_its_whole_group() {
 }
 
 #[test]
-fn a_panic_of_nobody_a_second_answer_of_nobody_every_handle_is_joined() {
+fn a_caller_that_goes_away_does_not_stop_the_writer() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
     for _ in 0..20 {
         let store = SqliteStore::open(&path).unwrap();
         block_on(async {
-            // A caller that goes away does not stop the writer.
             drop(store.submit_item(own("never polled"), None));
             let _ = tokio::time::timeout(Duration::ZERO, store.submit_item(own("polled once"), None)).await;
         });
     }
     let store = SqliteStore::open(&path).unwrap();
     assert!(block_on(store.item("never polled")).unwrap().is_none());
+    block_on(store.submit_item(own("after"), None)).unwrap();
+}
+
+#[test]
+fn a_claim_reads_by_index_however_many_items_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("store.db")).unwrap();
+    for (sql, index) in [(write::LATE, "items_leased"), (write::CANDIDATES, "items_ready")] {
+        let plan: String = block_on(store.read(move |connection| {
+            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+            let (mut rows, mut plan) = (statement.raw_query(), String::new());
+            while let Some(row) = rows.next()? {
+                plan += &row.get::<_, String>(3)?;
+                plan.push('\n');
+            }
+            Ok(plan)
+        }))
+        .unwrap();
+        assert!(plan.contains(&format!("USING INDEX {index} (")), "{plan}");
+        let sorts_all = index == "items_ready" && plan.contains("TEMP B-TREE");
+        assert!(!plan.contains("SCAN items") && !sorts_all, "{plan}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //!
 //! A commit that fails, say on a full disk, is answered to all of its group and changes nothing; the thread goes on.
 
-use super::failure::{Failure, broken};
+use super::failure::Failure;
 use super::write::Write;
 use crate::boot::Boot;
 use crate::clock::Clock;
@@ -22,8 +22,8 @@ const GROUP: usize = 1_024;
 
 /// One operation on its way.
 pub(crate) trait Job: Send {
-    /// Runs it; `false` if it must be undone.
-    fn run(&mut self, write: &Write<'_>) -> bool;
+    /// Runs it; an error if it must be undone.
+    fn run(&mut self, write: &Write<'_>) -> Result<(), Problem>;
     /// Says how it went, after the commit.
     fn answer(self: Box<Self>, committed: Result<(), Problem>);
 }
@@ -40,10 +40,12 @@ where
     F: FnOnce(&Write<'_>) -> Result<T, Failure> + Send,
     T: Send,
 {
-    fn run(&mut self, write: &Write<'_>) -> bool {
-        let outcome = self.run.take().map(|run| run(write).map_err(|failure| failure.into_problem(write.path)));
-        self.outcome = outcome;
-        matches!(self.outcome, Some(Ok(_)))
+    fn run(&mut self, write: &Write<'_>) -> Result<(), Problem> {
+        let Some(run) = self.run.take() else { return Ok(()) };
+        let outcome = run(write).map_err(|failure| failure.into_problem(write.path));
+        let said = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
+        self.outcome = Some(outcome);
+        said
     }
 
     fn answer(self: Box<Self>, committed: Result<(), Problem>) {
@@ -80,7 +82,7 @@ impl Writer {
             {
                 group.push(next);
             }
-            let outcome = self.commit(&mut group).map_err(|error| broken(&self.path, &error));
+            let outcome = self.commit(&mut group).map_err(|failure| failure.into_problem(&self.path));
             let committed = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
             for job in group {
                 job.answer(committed.clone());
@@ -93,7 +95,7 @@ impl Writer {
     }
 
     /// One transaction; the last sequence, if anything changed.
-    fn commit(&self, group: &mut [Box<dyn Job>]) -> rusqlite::Result<Option<u64>> {
+    fn commit(&self, group: &mut [Box<dyn Job>]) -> Result<Option<u64>, Failure> {
         let outcome = self.transaction(group);
         if outcome.is_err() && !self.connection.is_autocommit() {
             // Nothing more can be done about an error here: the next BEGIN will say so.
@@ -102,7 +104,7 @@ impl Writer {
         outcome
     }
 
-    fn transaction(&self, group: &mut [Box<dyn Job>]) -> rusqlite::Result<Option<u64>> {
+    fn transaction(&self, group: &mut [Box<dyn Job>]) -> Result<Option<u64>, Failure> {
         self.say("BEGIN IMMEDIATE")?;
         let mut changed = false;
         for job in group {
@@ -114,7 +116,7 @@ impl Writer {
     }
 
     /// One operation in its savepoint; whether it changed anything.
-    fn run(&self, job: &mut dyn Job) -> rusqlite::Result<bool> {
+    fn run(&self, job: &mut dyn Job) -> Result<bool, Failure> {
         let write = Write {
             connection: &self.connection,
             boot: self.boot.id(),
@@ -124,14 +126,17 @@ impl Writer {
         };
         self.say("SAVEPOINT operation")?;
         let before = self.connection.total_changes();
-        if job.run(&write) {
+        if let Err(problem) = job.run(&write) {
+            if self.connection.is_autocommit() {
+                // SQLite undid the whole transaction (full disk, bad disk), so all of the group hear why.
+                return Err(problem.into());
+            }
+            self.say("ROLLBACK TO operation")?;
             self.say("RELEASE operation")?;
-            return Ok(self.connection.total_changes() != before);
+            return Ok(false);
         }
-        // Where SQLite undid the whole transaction (full disk), this fails, and with it the group.
-        self.say("ROLLBACK TO operation")?;
         self.say("RELEASE operation")?;
-        Ok(false)
+        Ok(self.connection.total_changes() != before)
     }
 
     fn say(&self, sql: &str) -> rusqlite::Result<()> {

@@ -9,9 +9,9 @@ use mnemosyne_core::record::accepted_commands;
 use mnemosyne_core::{Candidate, Holding, Item, ItemKind, ItemState, Task, TaskState, eligible};
 use rusqlite::params;
 
-/// Candidates that are looked at together. The first page nearly always has one that may go; a file scope in use can
-/// make it walk on.
-const PAGE: usize = 64;
+/// Candidates that are looked at together: the first one nearly always may go, so the first page is small; file scopes
+/// in use can make it walk on, in pages that double.
+const FIRST_PAGE: usize = 4;
 
 pub(crate) fn claim(write: &Write<'_>, request: &ClaimRequest) -> Result<Option<Claimed>, Failure> {
     expire_leases(write)?;
@@ -22,13 +22,24 @@ pub(crate) fn claim(write: &Write<'_>, request: &ClaimRequest) -> Result<Option<
     with_run(write, row.item).map(Some)
 }
 
+/// Expired claims of what this boot may claim. The `+` keeps SQLite on the index of leases: to sort by arrival it would
+/// read all items.
+pub(crate) const LATE: &str = "SELECT items.id FROM items LEFT JOIN runs ON runs.id = items.run
+    WHERE items.state = 'running' AND lease_until <= ?1
+      AND (items.run IS NULL OR (runs.boot = ?2 AND runs.state = 'running'))
+    ORDER BY +items.arrival";
+
+/// What may be claimed but for file scopes, best first.
+pub(crate) const CANDIDATES: &str = "SELECT items.id, items.run, task, kind, priority, items.arrival, file_scope
+    FROM items LEFT JOIN runs ON runs.id = items.run
+    WHERE items.state = 'ready' AND open_dependencies = 0 AND role = ?1
+      AND (not_before IS NULL OR not_before <= ?2)
+      AND (items.run IS NULL OR (runs.boot = ?3 AND runs.state = 'running'))
+    ORDER BY priority DESC, items.arrival LIMIT ?4 OFFSET ?5";
+
 /// Claims of nobody who renews: a crash, for the agent or its whole process is gone or stuck.
 fn expire_leases(write: &Write<'_>) -> Result<(), Failure> {
-    let late = "SELECT items.id FROM items LEFT JOIN runs ON runs.id = items.run
-         WHERE items.state = 'running' AND lease_until <= ?1
-           AND (items.run IS NULL OR (runs.boot = ?2 AND runs.state = 'running'))
-         ORDER BY items.arrival";
-    for id in rows::texts(write.connection, late, params![write.now, write.boot])? {
+    for id in rows::texts(write.connection, LATE, params![write.now, write.boot])? {
         let Some(row) = rows::item(write.connection, &id)? else { continue };
         let Some(holder) = row.holder.clone() else { continue };
         claims::end(write, &row.item, "expired")?;
@@ -42,9 +53,9 @@ fn expire_leases(write: &Write<'_>) -> Result<(), Failure> {
 
 fn pick(write: &Write<'_>, request: &ClaimRequest) -> Result<Option<String>, Failure> {
     let mut holdings = None;
-    let mut skipped = 0;
+    let (mut skipped, mut page) = (0, FIRST_PAGE);
     loop {
-        let candidates = candidates(write, request, skipped)?;
+        let candidates = candidates(write, request, skipped, page)?;
         // Who has no scope and accepts nothing is in nobody's way: then nobody has to be looked for.
         let may_collide = |item: &Candidate| item.kind == ItemKind::Accept || !item.file_scope.is_empty();
         if holdings.is_none() && candidates.iter().any(may_collide) {
@@ -54,23 +65,17 @@ fn pick(write: &Write<'_>, request: &ClaimRequest) -> Result<Option<String>, Fai
         if let Some(picked) = eligible(&candidates, held, request.role, write.now) {
             return Ok(Some(picked.id.clone()));
         }
-        if candidates.len() < PAGE {
+        if candidates.len() < page {
             return Ok(None);
         }
-        skipped += candidates.len();
+        skipped += page;
+        page *= 2;
     }
 }
 
-fn candidates(write: &Write<'_>, request: &ClaimRequest, skip: usize) -> Result<Vec<Candidate>, Failure> {
-    let mut statement = write.connection.prepare_cached(
-        "SELECT items.id, items.run, task, kind, priority, items.arrival, file_scope
-         FROM items LEFT JOIN runs ON runs.id = items.run
-         WHERE items.state = 'ready' AND open_dependencies = 0 AND role = ?1
-           AND (not_before IS NULL OR not_before <= ?2)
-           AND (items.run IS NULL OR (runs.boot = ?3 AND runs.state = 'running'))
-         ORDER BY priority DESC, items.arrival LIMIT ?4 OFFSET ?5",
-    )?;
-    let mut rows = statement.query(params![request.role.as_str(), write.now, write.boot, PAGE, skip])?;
+fn candidates(write: &Write<'_>, request: &ClaimRequest, skip: usize, page: usize) -> Result<Vec<Candidate>, Failure> {
+    let mut statement = write.connection.prepare_cached(CANDIDATES)?;
+    let mut rows = statement.query(params![request.role.as_str(), write.now, write.boot, page, skip])?;
     let mut candidates = Vec::new();
     while let Some(row) = rows.next()? {
         candidates.push(Candidate {

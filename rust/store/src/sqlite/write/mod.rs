@@ -33,6 +33,8 @@ pub(crate) use append_events::append_events;
 pub(crate) use cancel_item::cancel_item;
 pub(crate) use cancel_run::cancel_run;
 pub(crate) use claim::claim;
+#[cfg(test)]
+pub(crate) use claim::{CANDIDATES, LATE};
 pub(crate) use commands::{post_command, take_commands};
 pub(crate) use complete::complete;
 pub(crate) use finish_step::finish_step;
