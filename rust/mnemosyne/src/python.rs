@@ -68,7 +68,8 @@ pub fn version() -> Result<String, BridgeError> {
 fn prepare(py: Python<'_>, config: &Config) -> PyResult<()> {
     let path = py.import("sys")?.getattr("path")?;
     for (index, folder) in config.paths.iter().enumerate() {
-        path.call_method1("insert", (index, folder))?;
+        // As text: sys.path ignores pathlib objects.
+        path.call_method1("insert", (index, folder.as_os_str()))?;
     }
     py.import("mnemosyne._core")?;
     if let Some(key) = &config.api_key {

@@ -4,18 +4,17 @@
 //! - **SUP-2** The error window is here and dies with the generation; restarts are the supervisor's.
 //! - **SUP-3** A start that fails for the moment ends this generation (a counted failure); one that fails for good leaves
 //!   the actor alive, degraded, and probing every 5 s.
-//! - **FENCE-2** What a host reports for a generation whose actor is gone is counted and dropped: [`Report`].
-//! - **KILL-1** Work is cancelled when its [`InFlight`] is dropped, however that comes about: stop, kill or panic.
+//! - **FENCE-2**, **KILL-1** What must happen at the end of a generation, however it ends, is in `guards`.
 //!
-//! ractor (0.16.5) kills children of a supervisor that stops without running `post_stop`, so everything that must happen
-//! at the end happens in `Drop`.
+//! A panic in the actor itself counts in the agent's restart window and charges no item: what it held goes back.
 
 use crate::assignment::{claimed_value, direct_value};
 use crate::background::Timer;
 use crate::finish::{self, Judged, Leave};
+use crate::guards::{InFlight, Report, Reporter, Seat, Settled, Settling};
 use crate::handle::WorkError;
 use crate::health::AgentHealth;
-use crate::host::{AgentStart, Assignment, HostError, Outcome, SharedHost, WorkKey};
+use crate::host::{AgentStart, Assignment, HostError, SharedHost, WorkKey};
 use crate::record::{AgentRecord, Book, RoleRecord, TreeRecord, clip};
 use crate::role_supervisor::RoleMessage;
 use crate::settle::{End, Verdict, settle};
@@ -176,110 +175,6 @@ enum Stage {
     Degraded,
     /// Stopping; the supervisor knows why.
     Leaving,
-}
-
-/// The agent of this generation in its host: forgotten when dropped.
-struct Seat {
-    host: SharedHost,
-    record: Arc<AgentRecord>,
-    generation: u64,
-    tree: Arc<TreeRecord>,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let (host, agent_id, generation) = (self.host.clone(), self.record.agent_id.clone(), self.generation);
-        self.tree.background.spawn(async move { host.stop(&agent_id, generation).await });
-    }
-}
-
-/// Work that the host has: cancelled when dropped unfinished.
-struct InFlight {
-    host: SharedHost,
-    key: WorkKey,
-    place: Option<OwnedSemaphorePermit>,
-    load: Option<Load>,
-    ending: Option<Ending>,
-    /// The deadline, then the grace.
-    timer: Option<Timer>,
-    finished: bool,
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.host.cancel(self.key, "its agent went down");
-        }
-    }
-}
-
-/// An outcome on its way to the actor. Dropped unread (the actor is gone), it is counted as stale.
-pub(crate) struct Report {
-    key: WorkKey,
-    /// `None`: the host lost the work.
-    outcome: Option<Outcome>,
-    tree: Arc<TreeRecord>,
-    record: Arc<AgentRecord>,
-    generation: u64,
-}
-
-impl Report {
-    fn read(mut self) -> (WorkKey, Option<Outcome>) {
-        (self.key, self.outcome.take())
-    }
-}
-
-impl Drop for Report {
-    fn drop(&mut self) {
-        if !matches!(self.outcome, None | Some(Outcome::Cancelled)) {
-            self.tree.events.announce(self.record.stale(self.generation));
-        }
-    }
-}
-
-/// The host's end of a submission: reports once, also when the host drops it without a call.
-struct Reporter {
-    actor: ActorRef<AgentMessage>,
-    report: Option<Report>,
-}
-
-impl Reporter {
-    fn deliver(mut self, outcome: Outcome) {
-        if let Some(report) = &mut self.report {
-            report.outcome = Some(outcome);
-        }
-    }
-}
-
-impl Drop for Reporter {
-    fn drop(&mut self) {
-        if let Some(report) = self.report.take() {
-            let _ = self.actor.send_message(AgentMessage::Finished(report)); // a report that comes back counts itself
-        }
-    }
-}
-
-/// The end of a claim is stored, or the task that stored it died. Holds the item's place until the actor has read it.
-pub(crate) struct Settled {
-    _place: Option<OwnedSemaphorePermit>,
-    leave: Option<Leave>,
-    verdict: Verdict,
-}
-
-/// Sends [`Settled`] however its task ends.
-struct Settling {
-    actor: ActorRef<AgentMessage>,
-    role: Arc<RoleRecord>,
-    settled: Option<Settled>,
-}
-
-impl Drop for Settling {
-    fn drop(&mut self) {
-        if let Some(settled) = self.settled.take() {
-            let _ = self.actor.send_message(AgentMessage::Settled(settled));
-        }
-        self.role.send(RoleMessage::Wake);
-    }
 }
 
 /// The actor's state.

@@ -9,7 +9,7 @@ use crate::finish::{closed, timeout_problem};
 use crate::handle::unavailable;
 use crate::host::WorkKey;
 use crate::record::RoleRecord;
-use crate::role_supervisor::{RoleMessage, Supervisor, refuse};
+use crate::role_supervisor::{RoleMessage, Slot, Supervisor, refuse};
 use crate::settle::release_innocent;
 use mnemosyne_core::{AgentState, ProblemKind};
 use mnemosyne_store::{ClaimRequest, Claimed, LEASE_MS};

@@ -298,3 +298,24 @@ impl AgentRecord {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fence_2_an_older_generation_cannot_write_into_the_book() {
+        let record = AgentRecord::new("executor-1".into(), AgentRole::Executor, AgentSpec::import("tests:Agent"));
+        record.book().generation = 2;
+        assert_eq!(record.update(1, |book| book.restarts = 9), None);
+        assert_eq!(record.book().restarts, 0);
+        assert_eq!(record.update(2, |book| book.restarts), Some(0));
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        let text = "ä".repeat(3_000);
+        assert_eq!(clip(&text).chars().count(), 2_001);
+        assert_eq!(clip("short"), "short");
+    }
+}

@@ -14,7 +14,7 @@ fn kind_of(error: &WorkError) -> Option<ProblemKind> {
 #[tokio::test(start_paused = true)]
 async fn a_result_comes_back_and_the_store_never_held_the_item() {
     let world = World::new(executors(1), MemoryHost::new(|_| Act::Now(ok_with(json!({"answer": 42}))))).await;
-    let result = world.agent().send_work(item("direct"), None).await.unwrap();
+    let result = soon(world.agent().send_work(item("direct"), None)).await.unwrap();
     assert_eq!(result.data["answer"], 42);
     assert!(world.store.item("direct").await.unwrap().is_none());
     let assignment = locked(&world.host.submissions)[0].clone();
@@ -27,7 +27,7 @@ async fn a_result_comes_back_and_the_store_never_held_the_item() {
 #[tokio::test(start_paused = true)]
 async fn an_exception_comes_back_whole_and_is_counted() {
     let world = World::new(executors(1), MemoryHost::new(|_| Act::Now(raised()))).await;
-    let error = world.agent().send_work(item("direct"), None).await.unwrap_err();
+    let error = soon(world.agent().send_work(item("direct"), None)).await.unwrap_err();
     assert!(matches!(&error, WorkError::Agent(error) if error.type_name == "ValueError"), "{error}");
     assert_eq!(world.agent().health().error_count, 1);
 }
@@ -37,7 +37,7 @@ async fn sup_4_the_error_after_the_fifth_is_already_the_next_generation_s() {
     let world = World::new(executors(1), MemoryHost::new(|_| Act::Now(raised()))).await;
     let agent = world.agent();
     for _ in 0..6 {
-        agent.send_work(item("direct"), None).await.unwrap_err();
+        soon(agent.send_work(item("direct"), None)).await.unwrap_err();
     }
     let generations: Vec<u64> = locked(&world.host.submissions).iter().map(|work| work.generation).collect();
     assert_eq!(generations, [1, 1, 1, 1, 1, 2]);
@@ -64,7 +64,7 @@ async fn kill_1_a_timeout_cancels_the_work_and_counts_as_an_error() {
     let world = World::new(executors(1), MemoryHost::new(|_| Act::Hang)).await;
     let agent = world.agent();
     let began = Instant::now();
-    let error = agent.send_work(item("slow"), Some(Duration::from_secs(2))).await.unwrap_err();
+    let error = soon(agent.send_work(item("slow"), Some(Duration::from_secs(2)))).await.unwrap_err();
     assert_eq!(kind_of(&error), Some(ProblemKind::Timeout));
     assert_eq!(began.elapsed().as_secs(), 2);
     assert_eq!(*locked(&world.host.cancels), ["deadline"]);
@@ -78,7 +78,7 @@ async fn the_item_s_own_limit_holds_without_a_timeout_and_the_smaller_wins() {
     for timeout in [None, Some(Duration::from_secs(50))] {
         let began = Instant::now();
         let slow = WorkItem { timeout_seconds: 3.0, ..item("slow") };
-        world.agent().send_work(slow, timeout).await.unwrap_err();
+        soon(world.agent().send_work(slow, timeout)).await.unwrap_err();
         assert_eq!(began.elapsed().as_secs(), 3);
     }
 }
@@ -89,7 +89,7 @@ async fn kill_1_dropping_the_future_cancels_the_work_and_frees_the_place() {
     let agent = world.agent();
     let sending = tokio::spawn({
         let agent = agent.clone();
-        async move { agent.send_work(item("unwanted"), None).await }
+        async move { soon(agent.send_work(item("unwanted"), None)).await }
     });
     eventually("the work is there", async || world.host.busy() == 1).await;
     sending.abort();
@@ -107,7 +107,7 @@ async fn work_that_ignores_its_cancel_is_abandoned_with_its_generation() {
     let world = World::new(executors(1), MemoryHost::new(|_| Act::Deaf)).await;
     let agent = world.agent();
     let began = Instant::now();
-    let error = agent.send_work(item("deaf"), Some(Duration::from_secs(1))).await.unwrap_err();
+    let error = soon(agent.send_work(item("deaf"), Some(Duration::from_secs(1)))).await.unwrap_err();
     assert_eq!((kind_of(&error), began.elapsed().as_secs()), (Some(ProblemKind::Timeout), 6));
     eventually("generation 2", async || agent.generation() == 2 && agent.health().state == AgentState::Idle).await;
     world.host.finish(world.host.last_key(), ok());
@@ -119,7 +119,7 @@ async fn a_degraded_agent_is_unavailable_with_its_reason_and_the_next_try() {
     let host = MemoryHost::new(|_| Act::Now(ok()));
     let host = host.on_start(|_| Err(HostError::new("ImportError", "no module named agents", true)));
     let world = World::new(executors(1), host).await;
-    let error = world.agent().send_work(item("direct"), None).await.unwrap_err();
+    let error = soon(world.agent().send_work(item("direct"), None)).await.unwrap_err();
     let WorkError::Problem { problem, retry_at } = error else { panic!("{error}") };
     assert_eq!(problem.kind, ProblemKind::Unavailable);
     assert!(problem.reason.contains("no module named agents"));
@@ -138,10 +138,10 @@ async fn an_agent_that_was_shut_down_is_closed_and_shutting_down_again_is_nothin
     assert_eq!(agent.health().state, AgentState::Stopped);
     assert_eq!(*locked(&world.host.stops), [("executor-1".to_owned(), 1)]);
     for error in [
-        agent.send_work(item("late"), None).await.unwrap_err(),
+        soon(agent.send_work(item("late"), None)).await.unwrap_err(),
         agent.try_send_work(item("late"), None).map(|_| ()).unwrap_err(),
-        agent.restart("requested".into()).await.unwrap_err(),
-        agent.record_error("late".into()).await.unwrap_err(),
+        soon(agent.restart("requested".into())).await.unwrap_err(),
+        soon(agent.record_error("late".into())).await.unwrap_err(),
     ] {
         assert_eq!(kind_of(&error), Some(ProblemKind::Closed), "{error}");
     }
@@ -165,7 +165,7 @@ async fn a_tree_without_claims_leaves_the_queue_alone() {
     let host = MemoryHost::new(|_| Act::Now(ok()));
     tree.register_bridge(Arc::new(Shared(host.clone())));
     store.submit_item(item("durable"), None).await.unwrap();
-    tree.agents()[0].send_work(item("direct"), None).await.unwrap();
+    soon(tree.agents()[0].send_work(item("direct"), None)).await.unwrap();
     sleep(Duration::from_secs(5)).await;
     assert_eq!(store.item("durable").await.unwrap().unwrap().item.state, ItemState::Ready);
 }

@@ -206,8 +206,10 @@ async fn cancelling_a_run_cancels_what_is_in_flight_and_charges_nobody() {
     let world = World::new(all_roles(2), MemoryHost::new(|_| Act::Hang)).await;
     world.store.submit_run(run("r-1", two_and_one()), None).await.unwrap();
     eventually("two items run", async || world.host.busy() == 2).await;
+    let cancelled = Instant::now();
     world.tree.cancel_run("r-1", "requested").await.unwrap();
     eventually("nothing runs", async || world.host.busy() == 0).await;
+    assert!(cancelled.elapsed() < Duration::from_millis(100), "only the lease found it");
     until_run(&world, "r-1", RunState::Cancelled).await;
     settle().await;
     assert!(world.tree.agents().iter().all(|agent| agent.health().error_count == 0 && agent.generation() == 1));
@@ -241,7 +243,9 @@ async fn a_missing_environment_interrupts_the_run_and_cancels_its_other_work() {
     let world = World::new(all_roles(2), host).await;
     world.store.submit_run(run("r-1", two_and_one()), None).await.unwrap();
     until_run(&world, "r-1", RunState::Interrupted).await;
+    let stopped = Instant::now();
     eventually("nothing runs", async || world.host.busy() == 0).await;
+    assert!(stopped.elapsed() < Duration::from_millis(100), "only the lease found it");
     sleep(Duration::from_secs(60)).await;
     assert_eq!(world.host.submitted(), 2);
     assert!(world.tree.agents().iter().all(|agent| agent.health().error_count == 0));

@@ -66,7 +66,11 @@ impl Store for Flaky {
     }
     async fn claim(&self, request: ClaimRequest) -> Result<Option<Claimed>, Problem> {
         self.check("claim")?;
-        self.inner.claim(request).await
+        let claimed = self.inner.claim(request).await?;
+        if claimed.is_some() && self.check("claimed").is_err() {
+            sleep(Duration::from_secs(1)).await; // the answer is slow
+        }
+        Ok(claimed)
     }
     async fn renew(&self, item: &str, epoch: u64, lease_ms: i64) -> Result<(), Problem> {
         self.check("renew")?;
@@ -218,7 +222,7 @@ async fn events_of_agents_wait_for_the_store_and_keep_their_order() {
     let world = flaky_world(MemoryHost::new(|_| Act::Now(ok())), fault).await;
     eventually("idle", async || world.agent().health().state == AgentState::Idle).await;
     for _ in 0..5 {
-        world.agent().record_error("again".into()).await.unwrap();
+        soon(world.agent().record_error("again".into())).await.unwrap();
     }
     world.until_events(EventKind::AgentRestarted, 1).await;
     let counts: Vec<u64> = world
@@ -237,4 +241,21 @@ async fn health_says_that_the_store_is_unavailable_and_why() {
     assert_eq!(world.tree.health().store.reason.as_deref(), Some("the disk is full"));
     sleep(Duration::from_secs(10)).await;
     assert_eq!(world.tree.health().store.reason, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_slow_claim_brings_of_a_run_that_was_cancelled_meanwhile_is_not_begun() {
+    let fault: Fault = Box::new(|call| if call == "claimed" { Err(down()) } else { Ok(()) });
+    let world = flaky_world(MemoryHost::new(|_| Act::Hang), fault).await;
+    let roles = AgentRole::Optimizer;
+    let added = world.tree.add_agent(roles, spec(), None).await.unwrap();
+    eventually("idle", async || added.health().state == AgentState::Idle).await;
+    let task = json!([{"id": "a", "title": "a", "acceptance": [{"command": "true"}]}]);
+    world.store.submit_run(run("r-1", plan(task)), None).await.unwrap();
+    eventually("it is claimed", async || world.count(EventKind::WorkStarted).await == 1).await;
+    world.tree.cancel_run("r-1", "requested").await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.host.submitted(), 0);
+    world.store.submit_item(WorkItem { role: AgentRole::Optimizer, ..item("next") }, None).await.unwrap();
+    eventually("the agent still works", async || world.host.submitted() == 1).await;
 }

@@ -14,7 +14,7 @@ async fn a_drain_with_patience_lets_work_finish_and_claims_nothing_new() {
     assert_eq!(world.state_of("first").await, ItemState::Done);
     sleep(Duration::from_secs(60)).await;
     assert_eq!(world.state_of("second").await, ItemState::Ready);
-    let error = world.agent().send_work(item("direct"), None).await.unwrap_err();
+    let error = soon(world.agent().send_work(item("direct"), None)).await.unwrap_err();
     assert!(error.to_string().contains("MN-0305"), "{error}");
 }
 
@@ -70,7 +70,7 @@ async fn kill_1_dropping_the_tree_cancels_what_runs_and_forgets_its_agents() {
 #[tokio::test(start_paused = true)]
 async fn health_has_exactly_the_keys_of_the_contract() {
     let world = World::new(executors(1), MemoryHost::new(|_| Act::Now(ok()))).await;
-    world.agent().record_error("once".into()).await.unwrap();
+    soon(world.agent().record_error("once".into())).await.unwrap();
     world.submit("done").await;
     world.until_item("done", ItemState::Done).await;
     let health = serde_json::to_value(world.tree.health()).unwrap();

@@ -1,5 +1,6 @@
 //! The tree on an in-memory host, the memory store and a paused clock. Tests are grouped by what they prove.
 
+mod chaos;
 mod direct;
 mod durable;
 mod flaky;
@@ -272,13 +273,20 @@ impl World {
     }
 }
 
-/// Polls a condition on the paused clock.
+/// Polls a condition on the paused clock: finely at first, then coarsely, for ten minutes.
 pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(900);
+    let deadline = Instant::now() + Duration::from_secs(600);
+    let mut polls = 0;
     while !condition().await {
         assert!(Instant::now() < deadline, "never: {what}");
-        sleep(Duration::from_millis(5)).await;
+        polls += 1;
+        sleep(Duration::from_millis(if polls < 200 { 5 } else { 100 })).await;
     }
+}
+
+/// Waits for an answer that must come: a missing one is a failure, not a test that never ends.
+pub(crate) async fn soon<T>(answer: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(3_600), answer).await.expect("it answers")
 }
 
 /// Lets everything that is due now happen.

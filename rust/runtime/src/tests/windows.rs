@@ -11,7 +11,7 @@ async fn errors_at(agent: &AgentHandle, times_ms: &[u64]) {
     for time in times_ms {
         sleep(Duration::from_millis(time - at)).await;
         at = *time;
-        agent.record_error(format!("error at {time}")).await.unwrap();
+        soon(agent.record_error(format!("error at {time}"))).await.unwrap();
     }
     settle().await;
 }
@@ -23,7 +23,7 @@ async fn four_errors_keep_the_generation_and_the_fifth_starts_the_next() {
     errors_at(&agent, &[0, 1, 2, 3]).await;
     assert_eq!((agent.generation(), agent.health().error_count), (1, 4));
     assert!(!agent.health().is_healthy && !agent.health().should_restart);
-    let health = agent.record_error("the fifth".into()).await.unwrap();
+    let health = soon(agent.record_error("the fifth".into())).await.unwrap();
     assert!(health.should_restart);
     eventually("generation 2", async || agent.generation() == 2 && agent.health().state == AgentState::Idle).await;
     assert_eq!(agent.health().error_count, 0);
@@ -50,7 +50,7 @@ async fn three_errors_report_the_agent_and_a_success_between_empties_the_window(
     let degraded = world.of_kind(EventKind::AgentHealthDegraded).await;
     assert_eq!(degraded.len(), 1);
     assert_eq!((&degraded[0].data["count"], &degraded[0].data["healthy"]), (&json!(3), &json!(false)));
-    agent.send_work(item("direct"), None).await.unwrap();
+    soon(agent.send_work(item("direct"), None)).await.unwrap();
     assert!(agent.health().is_healthy);
     world.until_events(EventKind::AgentRecovered, 1).await;
     errors_at(&agent, &[0, 1, 2, 3]).await;
@@ -63,7 +63,7 @@ async fn an_unsuccessful_result_neither_fills_nor_empties_the_window() {
     let world = World::new(executors(1), MemoryHost::new(move |_| Act::Now(failure()))).await;
     let agent = world.agent();
     errors_at(&agent, &[0, 1]).await;
-    let result = agent.send_work(item("direct"), None).await.unwrap();
+    let result = soon(agent.send_work(item("direct"), None)).await.unwrap();
     assert!(!result.success);
     assert_eq!(agent.health().error_count, 2);
 }
@@ -88,10 +88,10 @@ async fn fence_2_errors_of_an_older_generation_do_not_count_for_the_next() {
     let agent = world.agent();
     let answer = tokio::spawn({
         let agent = agent.clone();
-        async move { agent.send_work(item("old"), None).await }
+        async move { soon(agent.send_work(item("old"), None)).await }
     });
     eventually("the work is there", async || world.host.busy() == 1).await;
-    agent.restart("requested".into()).await.unwrap();
+    soon(agent.restart("requested".into())).await.unwrap();
     eventually("generation 2", async || agent.health().state == AgentState::Idle).await;
     assert!(answer.await.unwrap().is_err());
     world.host.finish(world.host.last_key(), raised());

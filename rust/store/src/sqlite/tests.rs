@@ -185,6 +185,23 @@ fn a_full_disk_is_answered_to_everybody_and_the_store_goes_on() {
 }
 
 #[test]
+fn dur_2_a_refusal_undoes_its_own_writes_and_not_its_neighbours() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("store.db")).unwrap();
+    block_on(async {
+        let refused = store.write(|write| {
+            write::append_events(write, &[NewEvent::new(EventKind::RoleDegraded)])?;
+            Err::<(), Failure>(crate::rules::no_such_run("r-1").into())
+        });
+        let (before, refused, after) =
+            tokio::join!(store.submit_item(own("a"), None), refused, store.submit_item(own("b"), None));
+        assert_eq!((before.unwrap(), code(refused), after.unwrap()), ("a".into(), "MN-0110".into(), "b".into()));
+        assert!(store.events(EventQuery::default()).await.unwrap().is_empty());
+        assert!(store.item("a").await.unwrap().is_some() && store.item("b").await.unwrap().is_some());
+    });
+}
+
+#[test]
 fn dur_1_a_commit_that_fails_is_an_error_for_its_whole_group() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
