@@ -155,8 +155,8 @@ pub fn check_edges(edges: &BTreeMap<String, Vec<String>>) -> Result<(), PlanErro
 }
 
 /// Follows dependencies inside `left` until an id comes back; every id in `left` has such a dependency.
-fn walk_cycle(edges: &BTreeMap<String, Vec<String>>, left: &BTreeSet<&String>, start: &String) -> Vec<String> {
-    let mut path = vec![start.clone()];
+fn walk_cycle(edges: &BTreeMap<String, Vec<String>>, left: &BTreeSet<&String>, start: &str) -> Vec<String> {
+    let mut path = vec![start.to_owned()];
     loop {
         let here = &path[path.len() - 1];
         let Some(next) = edges[here].iter().find(|dependency| left.contains(dependency)).cloned() else {

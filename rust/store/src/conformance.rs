@@ -352,8 +352,7 @@ macro_rules! conformance_tests {
                 runs: [
                     a_run_goes_on_in_another_boot_after_death,
                     run_resumed_is_the_first_event_of_an_adoption,
-                    a_killed_process_says_nothing_of_an_item_that_made_progress,
-                    a_death_without_progress_is_a_crash_of_its_own_generation,
+                    a_run_killed_any_number_of_times_is_resumed_and_nobody_is_charged,
                     a_run_whose_boot_lives_is_not_adopted,
                     a_run_that_ended_is_not_adopted,
                     an_adopted_run_gets_the_budget_that_is_given,

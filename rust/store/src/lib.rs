@@ -61,7 +61,7 @@ pub trait Store: Send + Sync + 'static {
     async fn submit_run(&self, run: Run, idempotency_key: Option<String>) -> Result<String, Problem>;
 
     /// Takes a run over for this boot: `run_resumed`, `resumes` + 1, state running, `error` cleared, a larger budget if
-    /// given. Claims of the dead boot are released (crash counted where the claim finished no step). Refuses a
+    /// given. Claims of the dead boot are released and charged to nobody. Refuses a
     /// terminal run (MN-0116), one whose boot lives (MN-0112, naming the pid), a busy workspace (MN-0113).
     async fn adopt_run(&self, run: &str, budget: Option<Budget>) -> Result<RunSnapshot, Problem>;
 

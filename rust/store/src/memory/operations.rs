@@ -79,8 +79,9 @@ impl Operation<'_> {
         for row in self.data.commands.iter_mut().filter(|row| row.command.run == id) {
             row.taken = true;
         }
+        // Nobody is charged: a person asked for the run to go on.
         for item in self.running_items(id) {
-            self.release_of_dead_boot(&item);
+            self.end_claim(&item);
         }
         self.data.snapshot(id).ok_or_else(|| rules::no_such_run(id))
     }

@@ -25,7 +25,7 @@ pub(crate) fn adopt_run(write: &Write<'_>, id: &str, budget: Option<Budget>) -> 
     events::append(write, &[resumed])?;
     let running = "SELECT id FROM items WHERE run = ?1 AND state = 'running' ORDER BY arrival";
     for item in rows::texts(write.connection, running, [id])? {
-        claims::release_of_dead_boot(write, &item)?;
+        claims::release_of_killed_run(write, &item)?;
     }
     Ok(rows::snapshot(write.connection, id)?.ok_or_else(|| rules::no_such_run(id))?)
 }

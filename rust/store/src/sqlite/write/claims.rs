@@ -63,6 +63,13 @@ pub(crate) fn crash(write: &Write<'_>, mut row: ItemRow, holder: &Holder) -> Res
     Ok(Released::Dead)
 }
 
+/// A run goes on because a person asked for it, so nobody is charged: how often its process was killed says nothing about
+/// the item at hand, and a run killed at any moment, any number of times, must still be finished.
+pub(crate) fn release_of_killed_run(write: &Write<'_>, id: &str) -> Result<(), Failure> {
+    let Some(row) = rows::item(write.connection, id)? else { return Ok(()) };
+    end(write, &row.item, "dead_boot")
+}
+
 /// A killed process says nothing about an item that made progress: only a claim without one finished step counts.
 pub(crate) fn release_of_dead_boot(write: &Write<'_>, id: &str) -> Result<(), Failure> {
     let Some(row) = rows::item(write.connection, id)? else { return Ok(()) };
