@@ -33,7 +33,10 @@ async fn a_python_agent_works_for_a_rust_program() {
     assert_eq!(result.data["greeting"], "asked to say hello: hello from Python");
     assert_eq!(item("w-1").phase, Phase::PlanToArtifacts);
     bridge.shutdown(Duration::from_secs(5)).await;
-    assert!(matches!(bridge.send_work(item("w-2"), None).await, Err(BridgeError::Closed(_) | BridgeError::Unavailable(_))));
+    assert!(matches!(
+        bridge.send_work(item("w-2"), None).await,
+        Err(BridgeError::Closed(_) | BridgeError::Unavailable(_))
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -83,7 +83,9 @@ impl ClaudeAgentBridge {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let host = PythonHost::launch(&runtime, Arc::clone(&store), None).await.map_err(not_started)?;
         let roles = vec![RoleSpec { role, spec, instances: 1 }];
-        let tree = Tree::start(TreeConfig { store: Arc::clone(&store), roles, claims: false }).await.map_err(BridgeError::Closed)?;
+        let tree = Tree::start(TreeConfig { store: Arc::clone(&store), roles, claims: false })
+            .await
+            .map_err(BridgeError::Closed)?;
         tree.register_bridge(Arc::new(host));
         let agent = tree.agents().into_iter().next();
         let Some(agent) = agent else { return Err(BridgeError::Import("the tree has no agent".to_owned())) };

@@ -69,15 +69,15 @@ fn read(object: &Bound<'_, PyAny>, path: &mut Vec<String>) -> PyResult<Value> {
             return Ok(Value::from(value));
         }
         let value = object.extract::<u64>();
-        return value.map(Value::from).map_err(|_| {
-            PyValueError::new_err(format!("{} is an integer beyond 64 bits", shown(path)))
-        });
+        return value
+            .map(Value::from)
+            .map_err(|_| PyValueError::new_err(format!("{} is an integer beyond 64 bits", shown(path))));
     }
     if let Ok(float) = object.cast::<PyFloat>() {
         let number = Number::from_f64(float.value());
-        return number
-            .map(Value::Number)
-            .ok_or_else(|| PyValueError::new_err(format!("{} is {}, which JSON has no word for", shown(path), float.value())));
+        return number.map(Value::Number).ok_or_else(|| {
+            PyValueError::new_err(format!("{} is {}, which JSON has no word for", shown(path), float.value()))
+        });
     }
     if let Ok(dict) = object.cast::<PyDict>() {
         return read_dict(dict, path);

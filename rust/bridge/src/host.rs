@@ -68,7 +68,8 @@ impl AgentHost for PythonHost {
             object.insert("host".into(), json!(self.inner.id));
             object.insert("agent_id".into(), json!(work.agent_id));
             object.insert("generation".into(), json!(work.generation));
-            if let (Some(run), Some(directory)) = (object.get_mut("run").and_then(Value::as_object_mut), &self.inner.directory)
+            if let (Some(run), Some(directory)) =
+                (object.get_mut("run").and_then(Value::as_object_mut), &self.inner.directory)
                 && let Some(id) = run.get("id").and_then(Value::as_str)
             {
                 let directory = directory.join("runs").join(id);

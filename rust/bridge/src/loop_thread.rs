@@ -80,7 +80,8 @@ impl LoopThread {
         let (ready, is_ready) = oneshot::channel();
         let inside = Arc::clone(&shared);
         runtime.spawn_blocking(move || run(&inside, ready));
-        let outcome = is_ready.await.unwrap_or_else(|_| Err(HostError::new("RuntimeError", "the loop thread ended", true)));
+        let outcome =
+            is_ready.await.unwrap_or_else(|_| Err(HostError::new("RuntimeError", "the loop thread ended", true)));
         outcome.map(|()| LoopThread { shared })
     }
 }
@@ -108,9 +109,10 @@ fn run(shared: &Arc<Shared>, ready: oneshot::Sender<Result<(), HostError>>) {
         Ok(Err(error)) => {
             // Formatting needs the interpreter; this thread may attach, and holds no lock.
             let text = attach(Site::LoopThread, |py| (error.get_type(py).to_string(), error.value(py).to_string()));
-            Some(text.map_or_else(|_| HostError::new("SystemError", "Python is gone", true), |(kind, text)| {
-                HostError::new(&kind, text, true)
-            }))
+            Some(text.map_or_else(
+                |_| HostError::new("SystemError", "Python is gone", true),
+                |(kind, text)| HostError::new(&kind, text, true),
+            ))
         }
         Err(missing) => Some(HostError::new("PythonNotInitialized", missing.to_string(), true)),
     };
@@ -280,6 +282,8 @@ fn read_outcome(object: &Bound<'_, PyAny>) -> Outcome {
         Ok(Said::Invalid { problem }) => Outcome::Invalid(problem),
         Ok(Said::Fenced) => Outcome::Fenced,
         Ok(Said::Cancelled) => Outcome::Cancelled,
-        Err(error) => Outcome::Raised(HostError::new("AgentError", format!("the result cannot be read: {error}"), false)),
+        Err(error) => {
+            Outcome::Raised(HostError::new("AgentError", format!("the result cannot be read: {error}"), false))
+        }
     }
 }

@@ -198,7 +198,9 @@ fn convert(py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyTuple>> {
         Message::Cancel { key, reason } => ("cancel", key, reason.into_pyobject(py)?.into_any()),
         Message::Reply { ticket, reply: Reply::Value(value) } => ("value", ticket, to_python(py, &value)?),
         Message::Reply { ticket, reply: Reply::Error(value) } => ("error", ticket, to_python(py, &value)?),
-        Message::Reply { ticket, reply: Reply::Handle(handle) } => ("value", ticket, Bound::new(py, handle)?.into_any()),
+        Message::Reply { ticket, reply: Reply::Handle(handle) } => {
+            ("value", ticket, Bound::new(py, handle)?.into_any())
+        }
         Message::Shutdown => ("shutdown", 0, py.None().into_bound(py)),
     };
     (kind, id, payload).into_pyobject(py)

@@ -77,7 +77,8 @@ pub(crate) async fn open_store(path: PathBuf) -> Result<Arc<dyn Store>, Problem>
     // Opening reads and writes files; a blocking thread keeps it off the workers. It never attaches.
     let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&path)).await;
     let store = opened.map_err(|error| {
-        Problem::new(ProblemKind::Store, codes::STORE_UNAVAILABLE, "the store could not be opened").because(error.to_string())
+        Problem::new(ProblemKind::Store, codes::STORE_UNAVAILABLE, "the store could not be opened")
+            .because(error.to_string())
     })??;
     Ok(Arc::new(store))
 }
@@ -87,7 +88,8 @@ impl OpenTree {
     pub(crate) async fn open(self, store: Option<Arc<dyn Store>>) -> Result<OpenedTree, Problem> {
         let directory = self.store.as_deref().map(mnemosyne_store::boot::state_directory);
         let store = store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
-        let roles = self.roles.into_iter().map(|open| RoleSpec { role: open.role, spec: open.spec, instances: open.instances });
+        let roles =
+            self.roles.into_iter().map(|open| RoleSpec { role: open.role, spec: open.spec, instances: open.instances });
         let config = TreeConfig { store: Arc::clone(&store), roles: roles.collect(), claims: self.claims };
         let tree = Tree::start(config).await?;
         match PythonHost::launch(&tokio::runtime::Handle::current(), Arc::clone(&store), directory).await {
@@ -128,7 +130,9 @@ async fn store_reply(store: &Arc<dyn Store>, request: StoreRequest) -> Result<Va
         StoreRequest::StopRun { run, state, problem } => done(store.stop_run(&run, state, problem).await),
         StoreRequest::CancelRun { run, reason } => done(store.cancel_run(&run, &reason).await),
         StoreRequest::PostCommand { command } => done(store.post_command(command).await),
-        StoreRequest::SubmitItem { item, idempotency_key } => Ok(json!(store.submit_item(*item, idempotency_key).await?)),
+        StoreRequest::SubmitItem { item, idempotency_key } => {
+            Ok(json!(store.submit_item(*item, idempotency_key).await?))
+        }
         StoreRequest::WaitItem { item } => wait_item(store, &item).await,
         StoreRequest::CancelItem { item, reason } => done(store.cancel_item(&item, &reason).await),
         StoreRequest::Events { since, run, agent, limit, wait } => {
@@ -177,7 +181,11 @@ async fn wait_item(store: &Arc<dyn Store>, item: &str) -> Result<Value, Problem>
     loop {
         changed.mark_unchanged();
         let Some(snapshot) = store.item(item).await? else {
-            return Err(Problem::new(ProblemKind::InvalidInput, codes::ITEM_INVALID, format!("there is no item {item}")));
+            return Err(Problem::new(
+                ProblemKind::InvalidInput,
+                codes::ITEM_INVALID,
+                format!("there is no item {item}"),
+            ));
         };
         if snapshot.item.state.is_terminal() {
             return Ok(json!(snapshot));
@@ -202,7 +210,8 @@ async fn tree_reply(tree: &Tree, request: TreeRequest) -> Result<Reply, WorkErro
         TreeRequest::SendWork { agent, item, timeout, wait } => {
             let handle = find(tree, &agent)?;
             let timeout = timeout.map(Duration::from_secs_f64);
-            let result = if wait { handle.send_work(*item, timeout).await } else { handle.try_send_work(*item, timeout)?.await };
+            let result =
+                if wait { handle.send_work(*item, timeout).await } else { handle.try_send_work(*item, timeout)?.await };
             json!(result?)
         }
         TreeRequest::RecordError { agent, error } => json!(find(tree, &agent)?.record_error(error).await?),

@@ -13,7 +13,12 @@ use std::sync::Arc;
 #[derive(Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 enum Upcall {
-    Journal { item: String, #[allow(dead_code)] epoch: u64, attempt: u32 },
+    Journal {
+        item: String,
+        #[allow(dead_code)]
+        epoch: u64,
+        attempt: u32,
+    },
     StepStart {
         item: String,
         epoch: u64,
@@ -24,11 +29,40 @@ enum Upcall {
         detail: Option<Value>,
         reserve: Option<Amount>,
     },
-    StepFinish { item: String, epoch: u64, attempt: u32, number: u64, output: Value, usage: Option<Usage> },
-    StepFail { item: String, epoch: u64, attempt: u32, number: u64, error: String, usage: Option<Usage> },
-    Reserve { item: String, epoch: u64, tokens: u64, usd: Option<f64> },
-    Settle { item: String, epoch: u64, reservation: String, usage: Usage },
-    Artifact { item: String, epoch: u64, name: String, content: String },
+    StepFinish {
+        item: String,
+        epoch: u64,
+        attempt: u32,
+        number: u64,
+        output: Value,
+        usage: Option<Usage>,
+    },
+    StepFail {
+        item: String,
+        epoch: u64,
+        attempt: u32,
+        number: u64,
+        error: String,
+        usage: Option<Usage>,
+    },
+    Reserve {
+        item: String,
+        epoch: u64,
+        tokens: u64,
+        usd: Option<f64>,
+    },
+    Settle {
+        item: String,
+        epoch: u64,
+        reservation: String,
+        usage: Usage,
+    },
+    Artifact {
+        item: String,
+        epoch: u64,
+        name: String,
+        content: String,
+    },
 }
 
 /// Answers one upcall.
@@ -38,7 +72,9 @@ pub(crate) async fn upcall(host: Option<Arc<HostInner>>, request: Value) -> Repl
     };
     match serde_json::from_value::<Upcall>(request) {
         Ok(upcall) => serve(&host, upcall).await.map_or_else(Reply::from, Reply::Value),
-        Err(error) => Problem::new(ProblemKind::Agent, codes::AGENT, format!("an upcall cannot be read: {error}")).into(),
+        Err(error) => {
+            Problem::new(ProblemKind::Agent, codes::AGENT, format!("an upcall cannot be read: {error}")).into()
+        }
     }
 }
 

@@ -102,7 +102,13 @@ pub struct RunRequest {
 impl RunRequest {
     /// A sentence, to be turned into a specification and a plan.
     pub fn prompt(prompt: impl Into<String>, workspace: impl Into<PathBuf>) -> Self {
-        Self { prompt: Some(prompt.into()), plan: None, workspace: workspace.into(), budget: Budget::default(), key: None }
+        Self {
+            prompt: Some(prompt.into()),
+            plan: None,
+            workspace: workspace.into(),
+            budget: Budget::default(),
+            key: None,
+        }
     }
 
     /// A plan; the first three phases are skipped.
@@ -143,7 +149,8 @@ impl Orchestra {
     /// An empty prompt, a plan that cannot be used, a workspace that is missing or busy.
     pub async fn submit(&self, request: RunRequest) -> Result<Run, Problem> {
         let workspace = request.workspace.canonicalize().map_err(|error| {
-            Problem::new(ProblemKind::InvalidInput, "MN-0107", "the workspace does not exist").because(error.to_string())
+            Problem::new(ProblemKind::InvalidInput, "MN-0107", "the workspace does not exist")
+                .because(error.to_string())
         })?;
         if request.plan.is_none() && request.prompt.as_deref().is_none_or(|prompt| prompt.trim().is_empty()) {
             return Err(Problem::new(ProblemKind::InvalidInput, "MN-0101", "the prompt is empty"));

@@ -551,8 +551,8 @@ impl Life {
         }
     }
 
-    /// Ends this generation. The supervisor hears of it before anything that the end sets free (places, replies) can
-    /// reach it, so that nothing is sent here any more. `fault`: it counts in the restart window.
+    /// Ends this generation. The book says so before anything that the end sets free (places, replies) can reach the
+    /// supervisor, so that nothing is sent here any more. `fault`: it counts in the restart window.
     fn leave(&mut self, reason: &str, fault: bool) {
         if self.stage == Stage::Leaving {
             return;
@@ -561,11 +561,9 @@ impl Life {
         self.book(|book| {
             book.state = AgentState::Restarting;
             reason.clone_into(&mut book.reason);
+            book.leaving.get_or_insert_with(|| (reason.to_owned(), fault));
         });
-        let reason = reason.to_owned();
-        let told = reason.clone();
-        self.tell(|agent_id, generation| RoleMessage::Leaving { agent_id, generation, reason: told, fault });
-        self.myself.stop(Some(reason));
+        self.myself.stop(Some(reason.to_owned()));
     }
 
     fn refresh(&self) {

@@ -215,6 +215,9 @@ pub(crate) struct Book {
     pub(crate) next_restart_at: Option<i64>,
     /// Why it is degraded, quarantined or restarting.
     pub(crate) reason: String,
+    /// Why the child is about to end, and whether that counts in the restart window. Here and not in a message: ractor
+    /// delivers the child's exit before any message that the child sent.
+    pub(crate) leaving: Option<(String, bool)>,
 }
 
 impl AgentRecord {
@@ -230,6 +233,7 @@ impl AgentRecord {
             restarts: 0,
             next_restart_at: None,
             reason: String::new(),
+            leaving: None,
         };
         Arc::new(Self {
             agent_id,

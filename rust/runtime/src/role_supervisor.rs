@@ -48,13 +48,6 @@ pub(crate) enum RoleMessage {
         agent_id: String,
         generation: u64,
     },
-    /// The child is about to stop itself.
-    Leaving {
-        agent_id: String,
-        generation: u64,
-        reason: String,
-        fault: bool,
-    },
     RestartDue {
         agent_id: String,
         generation: u64,
@@ -171,8 +164,6 @@ pub(crate) struct Slot {
     ready: bool,
     /// A claim is under way: at most one.
     pub(crate) claiming: bool,
-    /// Why the child is about to end, and whether that counts in the restart window.
-    leaving: Option<(String, bool)>,
     /// Direct work that came while the agent was starting; bounded by the agent's places.
     pub(crate) waiting: VecDeque<Job>,
     restart_timer: Option<Timer>,
@@ -189,7 +180,6 @@ impl Slot {
             child: None,
             ready: false,
             claiming: false,
-            leaving: None,
             waiting: VecDeque::new(),
             restart_timer: None,
             stopped: false,
@@ -200,7 +190,7 @@ impl Slot {
 
     /// The child, if it takes work.
     pub(crate) fn open(&self) -> Option<&ActorRef<AgentMessage>> {
-        self.child.as_ref().filter(|_| self.ready && self.leaving.is_none() && !self.stopped)
+        self.child.as_ref().filter(|_| self.ready && !self.stopped && self.record.book().leaving.is_none())
     }
 
     pub(crate) fn tell(&self, message: AgentMessage) {
@@ -254,11 +244,6 @@ impl Supervisor {
             RoleMessage::Work { agent_id, job } => self.work(&agent_id, job),
             RoleMessage::Ready { agent_id, generation } => self.ready(&agent_id, generation),
             RoleMessage::Degraded { agent_id, generation } => self.degraded(&agent_id, generation),
-            RoleMessage::Leaving { agent_id, generation, reason, fault } => {
-                if let Some(slot) = self.current(&agent_id, generation) {
-                    slot.leaving.get_or_insert((reason, fault));
-                }
-            }
             RoleMessage::RestartDue { agent_id, generation } => self.restart_due(&agent_id, generation).await,
             RoleMessage::Restart { agent_id, reason, reply } => self.restart(&agent_id, reason, reply),
             RoleMessage::RecordError { agent_id, error, reply } => {
@@ -325,6 +310,7 @@ impl Supervisor {
             book.state = AgentState::Starting;
             book.next_restart_at = None;
             book.window.succeed();
+            book.leaving = None;
             book.generation
         };
         let arguments = AgentArguments {
@@ -335,7 +321,6 @@ impl Supervisor {
             host,
         };
         slot.ready = false;
-        slot.leaving = None;
         match AgentActor::spawn_linked(None, AgentActor, arguments, self.myself.get_cell()).await {
             Ok((child, _)) => slot.child = Some(child),
             Err(error) => self.went_down(index, format!("it could not be spawned: {error}"), true),
@@ -349,7 +334,7 @@ impl Supervisor {
         let slot = &mut self.slots[index];
         slot.child = None;
         slot.ready = false;
-        let leaving = slot.leaving.take();
+        let leaving = slot.record.book().leaving.take();
         let generation = slot.record.generation();
         self.sweep(index, generation);
         if self.slots[index].stopped {
@@ -451,8 +436,8 @@ impl Supervisor {
         slot.restart_replies.push(reply);
         match &slot.child {
             Some(child) => {
-                child.stop(Some(reason.clone()));
-                slot.leaving = Some((reason, false));
+                slot.record.book().leaving = Some((reason.clone(), false));
+                child.stop(Some(reason));
             }
             None => self.begin_restart(index, &reason, 0),
         }

@@ -183,7 +183,9 @@ async fn fence_1_work_whose_claim_was_taken_over_is_cancelled_and_its_result_is_
     world.submit("cancelled elsewhere").await;
     eventually("the work is there", async || world.host.busy() == 1).await;
     world.store.cancel_item("cancelled elsewhere", "not needed").await.unwrap();
+    let cancelled = Instant::now();
     eventually("the renewal found it", async || !locked(&world.host.cancels).is_empty()).await;
+    assert!(cancelled.elapsed() <= Duration::from_secs(11));
     world.host.finish(world.host.last_key(), ok());
     world.until_events(EventKind::StaleResultDropped, 1).await;
     assert_eq!(world.state_of("cancelled elsewhere").await, ItemState::Cancelled);
@@ -348,4 +350,16 @@ async fn a_hundred_items_are_each_done_once_by_eight_agents() {
     }
     assert_eq!(world.host.submitted(), 100);
     assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_agent_begins_what_is_submitted_at_once_and_not_with_the_next_tick() {
+    let world = World::new(executors(1), MemoryHost::new(|_| Act::Now(ok()))).await;
+    for number in 0..5_usize {
+        sleep(Duration::from_millis(70)).await;
+        world.submit(&format!("item-{number}")).await;
+        let submitted = Instant::now();
+        eventually("it is begun", async || world.host.submitted() == number + 1).await;
+        assert!(submitted.elapsed() <= Duration::from_millis(10), "{:?}", submitted.elapsed());
+    }
 }

@@ -191,6 +191,29 @@ async fn another_bridge_replaces_the_first_without_a_charge_and_the_same_one_cha
     assert_eq!((second.submitted(), world.host.busy()), (1, 0));
     assert_eq!(world.agent().generation(), 2);
     assert_eq!(world.store.item("moved").await.unwrap().unwrap().item.crashes, 0);
+    for generation in 3..10 {
+        let next = MemoryHost::new(|_| Act::Now(ok()));
+        world.tree.register_bridge(Arc::new(Shared(next)));
+        until_idle(&world.agent(), generation).await;
+    }
+    assert_eq!(world.count(EventKind::AgentQuarantined).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sup_3_what_lets_one_agent_start_is_tried_for_the_others_at_once() {
+    let fixed = Arc::new(Mutex::new(false));
+    let seen = fixed.clone();
+    let host =
+        MemoryHost::new(|_| Act::Now(ok())).on_start(move |_| if *locked(&seen) { Ok(()) } else { Err(permanent()) });
+    let world = World::new(executors(1), host).await;
+    sleep(Duration::from_secs(2)).await;
+    let later = world.tree.add_agent(AgentRole::Executor, spec(), None).await.unwrap();
+    eventually("degraded", async || later.health().state == AgentState::Degraded).await;
+    *locked(&fixed) = true;
+    until_idle(&world.agent(), 1).await;
+    let first = Instant::now();
+    until_idle(&later, 1).await;
+    assert!(first.elapsed() <= Duration::from_millis(20), "{:?}", first.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
