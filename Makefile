@@ -11,6 +11,8 @@ export PYO3_PYTHON := $(PYTHON)
 export VIRTUAL_ENV := $(VENV)
 export PATH        := $(VENV)/bin:$(PATH)
 export NO_PROXY    := 127.0.0.1,localhost
+export PIP_QUIET   := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONHOME PYTHONPATH ANTHROPIC_API_KEY ANTHROPIC_AUTH_TOKEN ANTHROPIC_BASE_URL
 
 # Where the interpreter's shared library is: the embedded tests link it.

@@ -5,6 +5,8 @@ from typing import final
 
 from pydantic import JsonValue
 
+__all__ = ["AgentLoop", "Handle", "Port", "__version__", "debug_build", "stop_loop", "store", "tree"]
+
 __version__: str
 debug_build: bool
 

@@ -457,15 +457,6 @@ impl Operation<'_> {
         Released::Dead
     }
 
-    /// A killed process says nothing about an item that made progress: only a claim without one finished step counts.
-    fn release_of_dead_boot(&mut self, id: &str) {
-        if let Some(claim) = self.end_claim(id)
-            && !claim.progressed
-        {
-            self.crash(id, &claim.holder);
-        }
-    }
-
     /// Claims of nobody who renews: a crash, for the agent or its whole process is gone or stuck.
     fn expire_leases(&mut self) -> bool {
         let late = |row: &&ItemRow| row.claim.as_ref().is_some_and(|claim| claim.lease_until <= self.now);
