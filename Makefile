@@ -17,10 +17,10 @@ unexport PYTHONHOME PYTHONPATH ANTHROPIC_API_KEY ANTHROPIC_AUTH_TOKEN ANTHROPIC_
 
 # Where the interpreter's shared library is: the embedded tests link it.
 LIBDIR = $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("LIBDIR") or "")')
+PURELIB = $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 SHARED = $(shell $(PYTHON) -c 'import sysconfig; print(int(bool(sysconfig.get_config_var("Py_ENABLE_SHARED"))))')
 
 RUST_SOURCES   := $(shell find rust Cargo.toml -name '*.rs' -o -name Cargo.toml -o -name Cargo.lock)
-PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.json')
 
 .PHONY: help
 help: ## show this list
@@ -32,6 +32,10 @@ $(VENV)/.tools: pyproject.toml
 	  { echo "$(BASE_PYTHON) is older than Python 3.11: set BASE_PYTHON=/path/to/python3.11"; exit 1; }
 	"$(BASE_PYTHON)" -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --upgrade "pip>=25.1"
+	$(PYTHON) -m pip install --quiet --group build
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.tools
 	$(PYTHON) -m pip install --quiet --group dev
 	@touch $@
 
@@ -47,34 +51,29 @@ demo: build ## run the whole way offline, with the demo model, in ./mnemosyne-de
 	@$(VENV)/bin/mnemosyne demo
 
 .PHONY: embed
-embed: $(VENV)/.built ## drive a Python agent from a Rust binary
+embed: build ## drive a Python agent from a Rust binary
 	@test "$(SHARED)" = 1 || { echo "this Python was built without a shared library, so no program can embed it"; exit 1; }
-	@PYTHONPATH=$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') LD_LIBRARY_PATH=$(LIBDIR) \
+	@PYTHONPATH=$(PURELIB) LD_LIBRARY_PATH=$(LIBDIR) \
 	  cargo run --quiet --package mnemosyne --example embed
 
 .PHONY: test
 test: test-rust test-python ## all tests
 
 .PHONY: test-rust
-test-rust: $(VENV)/.tools ## cargo tests: unit, property, integration, embedding
-ifeq ($(wildcard $(VENV)/.tools),)
-	@$(MAKE) --no-print-directory test-rust
-else
+test-rust: build ## cargo tests: unit, property, integration, embedding
 	@if [ "$(SHARED)" = 1 ]; then \
-	  PYTHONPATH=$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))') LD_LIBRARY_PATH=$(LIBDIR) \
-	    cargo test --workspace --quiet; \
+	  PYTHONPATH=$(PURELIB) LD_LIBRARY_PATH=$(LIBDIR) cargo test --workspace --quiet; \
 	else \
-	  echo "skipped: the embedding tests, because $(PYTHON) was built without a shared library"; \
-	  cargo test --workspace --quiet --exclude mnemosyne --exclude mnemosyne-bridge; \
+	  echo "skipped: the tests that embed Python, because $(PYTHON) was built without a shared library"; \
+	  cargo test --workspace --quiet --exclude mnemosyne --exclude mnemosyne-bridge --exclude mnemosyne-python; \
 	fi
-endif
 
 .PHONY: test-python
-test-python: build ## pytest: unit, bridge, command line, end to end on the demo server
+test-python: build $(VENV)/.dev ## pytest: unit, bridge, command line, end to end on the demo server
 	$(PYTHON) -m pytest --quiet
 
 .PHONY: lint
-lint: build ## formatting, clippy, ruff, mypy, stubs, and which crates may see Python
+lint: build $(VENV)/.dev ## formatting, clippy, ruff, mypy, stubs, and which crates may see Python
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	$(VENV)/bin/ruff format --check .

@@ -1,6 +1,8 @@
 //! Python inside a Rust program: the same bridge, on the interpreter that this build was made with.
 
-use mnemosyne::{AgentRole, AgentSpec, BridgeError, ClaudeAgentBridge, Phase, WorkItem};
+use mnemosyne::{
+    AgentRole, AgentSpec, BridgeError, ClaudeAgentBridge, EventKind, Orchestra, Phase, RunRequest, RunState, WorkItem,
+};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -92,4 +94,54 @@ fn child_without_python() {
         Err(BridgeError::PythonNotInitialized) => println!("got PythonNotInitialized"),
         other => panic!("{other:?}"),
     }
+}
+
+/// Cargo builds examples beside the tests; where only this test was asked for, it is not there.
+#[test]
+fn the_example_of_the_readme_runs_and_says_what_it_should() {
+    let myself = std::env::current_exe().expect("this binary");
+    let example = myself.parent().and_then(Path::parent).expect("the target folder").join("examples/embed");
+    if !example.exists() {
+        eprintln!("skipped: {} was not built; cargo test without --test builds it", example.display());
+        return;
+    }
+    let output = Command::new(example).output().expect("the example runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("executor-1 (generation 1)") && said.contains("hello from Python"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dur_1_an_orchestra_in_rust_does_durable_work_once_for_one_key() {
+    initialize();
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = folder.path().join("store.db");
+    let greeter = AgentSpec::import("greeter:Greeter");
+    let orchestra = Orchestra::builder(&store).agent(AgentRole::Executor, greeter).start().await.expect("it starts");
+    let first = orchestra.work(item("w-1"), Some("key".into())).await.expect("it ends");
+    let again = orchestra.work(item("w-2"), Some("key".into())).await.expect("it is known");
+    assert_eq!(first.item.work.id, again.item.work.id);
+    let greeting = first.result.expect("a result").data["greeting"].clone();
+    assert_eq!(greeting, "asked to say hello: hello from Python");
+    orchestra.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orchestra_in_rust_refuses_what_can_never_be_done_and_cancels_what_it_is_told_to() {
+    initialize();
+    let folder = tempfile::tempdir().expect("a folder");
+    let orchestra = Orchestra::builder(folder.path().join("store.db")).start().await.expect("it starts");
+    let refused = orchestra.submit(RunRequest::prompt("  ", folder.path())).await.map(|_| ());
+    assert_eq!(refused.expect_err("an empty prompt").code, "MN-0101");
+    let refused = orchestra.submit(RunRequest::prompt("do it", folder.path().join("nowhere"))).await.map(|_| ());
+    assert_eq!(refused.expect_err("no workspace").code, "MN-0107");
+
+    // No role has an agent, so the run waits until it is cancelled.
+    let run = orchestra.submit(RunRequest::prompt("do it", folder.path())).await.expect("it is stored");
+    run.cancel("the test is over").await.expect("it is cancelled");
+    let result = run.result().await.expect("it ended");
+    assert_eq!(result.run.state, RunState::Cancelled);
+    let kinds: Vec<_> = run.events(0).await.expect("events").into_iter().map(|event| event.event.kind).collect();
+    assert_eq!(kinds.last(), Some(&EventKind::RunCancelled));
+    orchestra.shutdown(Duration::ZERO).await;
 }
