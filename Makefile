@@ -86,6 +86,13 @@ lint: build $(VENV)/.dev ## formatting, clippy, ruff, mypy, stubs, and which cra
 	  fi; \
 	done; echo "core, store and runtime do not depend on pyo3"
 
+.PHONY: bench-demo
+bench-demo: build ## time and memory of --help and the demo, from the release wheel in a clean environment
+	$(VENV)/bin/maturin build --release --quiet --out target/bench/wheels
+	$(PYTHON) -m venv --clear target/bench/venv
+	target/bench/venv/bin/python -m pip install --quiet target/bench/wheels/*.whl
+	@target/bench/venv/bin/python tests/bench/demo.py $(CURDIR)/target/bench/venv/bin/mnemosyne
+
 .PHONY: ci
 ci: ## what runs on every change
 	./.ci/run
