@@ -182,9 +182,13 @@ class ClaudeAgentBridge:
         return AgentHealth.model_validate(found)
 
     async def events(self) -> AsyncIterator[Event]:
-        """Yield this agent's events, from its first one on; ends with the bridge."""
+        """Yield this agent's events, from the oldest that is kept, then live; ends with the agent.
+
+        A standalone bridge keeps its newest 20,000 events, a store keeps all.
+        """
         since = 0
-        while not self._closed:
+        while True:
+            over = self.health().state == "stopped"  # asked before its last events are read
             request: JsonValue = {
                 "op": "events",
                 "since": since,
@@ -194,10 +198,12 @@ class ClaudeAgentBridge:
                 "wait": True,
             }
             answer = await mailbox().call(lambda port, ticket: self._handle.store(port, ticket, request))  # noqa: B023
-            for entry in cast(list[object], answer):
-                event = Event.model_validate(entry)
+            batch = [Event.model_validate(entry) for entry in cast(list[object], answer)]
+            for event in batch:
                 since = event.sequence
                 yield event
+            if over and not batch:
+                return
 
     async def shutdown(self, *, timeout: float = 10.0) -> None:
         """Stop the agent, giving what it does ``timeout`` seconds to end. Idempotent."""

@@ -141,7 +141,7 @@ class ModelError(MnemosyneError):
     """The model, or the way to it, failed. Never charged to the agent's error window.
 
     Attributes:
-        fatal: Asking again with the same request cannot help (400, 403, 413, refusal, a used-up turn limit).
+        fatal: Asking again with the same request cannot help (400, 413, a refusal, an answer cut by its length limit).
         retry_after: Seconds the server asked to wait, or None.
     """
 

@@ -264,7 +264,8 @@ class _Command:
         self.deadline = None if timeout is None else self.started + float(str(timeout))
         self.keeper = 0
         self.pid = 0
-        self.exit_code: int | None = None
+        self.exit_codes: list[int] = []
+        """What was said on the status pipe, which a command of the same user can open: believed only if said once."""
         self.timed_out = False
         self.descriptors: dict[str, int] = {}
         """Our ends of its pipes by name: status, out, err, in. An entry leaves when it is closed."""
@@ -519,13 +520,15 @@ class _GuardProcess:
             if kind == _STATUS_PID:
                 command.pid = value
             else:
-                command.exit_code = value
+                command.exit_codes.append(value)
         if not data:
             self._finish(command)
 
     def _finish(self, command: _Command) -> None:
         """The keeper is gone, so everything below it is; what is still in the pipes is all there will be."""
-        os.waitpid(command.keeper, 0)
+        _, keeper_status = os.waitpid(command.keeper, 0)
+        # A keeper that somebody killed said nothing, whatever stands in its name (TRUTH-1).
+        believed = keeper_status == 0 and len(command.exit_codes) == 1 and not command.timed_out
         for name in ("out", "err"):
             while name in command.descriptors:
                 try:
@@ -542,7 +545,7 @@ class _GuardProcess:
         header: dict[str, object] = {
             "number": command.number,
             "event": "ended",
-            "exit_code": None if command.timed_out else command.exit_code,
+            "exit_code": command.exit_codes[0] if believed else None,
             "stdout": len(out),
             "seconds": time.monotonic() - command.started,
             "timed_out": command.timed_out,
@@ -674,7 +677,8 @@ class CommandResult:
     """How a command ended."""
 
     exit_code: int | None
-    """Negative for a signal that did not come from us; None if we ended it (time limit or request)."""
+    """Negative for a signal that did not come from us; None if we ended it (time limit or request), or if it meddled
+    with the process that watches it."""
     stdout: bytes
     stderr: bytes
     """Empty where the output was merged."""
@@ -864,6 +868,7 @@ class Guard:
             f"{argv[0]} did not come up",
             code="MN-0256",
             reason=result.output or f"it printed nothing within {_START_SECONDS:g} s",
+            hint="run it again; if the machine is busy, wait a little first",
         )
 
     async def kill(self, tag: str) -> None:

@@ -1,7 +1,7 @@
 """The Python end of a port: answers from Rust become results of futures on one asyncio loop.
 
 Rust pushes into a queue and writes one byte to a socket; it never takes the GIL for it. The loop reads the socket with
-``add_reader`` and takes what has come. A cancelled await drops the Rust future behind it (KILL-1).
+``add_reader`` and takes what has come. An await that is given up drops the Rust future behind it (KILL-1).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from mnemosyne.errors import AgentError, MnemosyneError, from_wire
 
@@ -62,11 +62,9 @@ class Mailbox:
         try:
             ask(self._port, ticket)
             return await future
-        except asyncio.CancelledError:
-            self._port.cancel(ticket)
-            raise
         finally:
-            self._waiting.pop(ticket, None)
+            if self._waiting.pop(ticket, None) is not None:  # not answered: cancelled, or its loop was closed
+                self._port.cancel(ticket)
 
     def close(self) -> None:
         """Deliver nothing any more."""
@@ -106,7 +104,8 @@ def _exception(payload: object) -> MnemosyneError:
     return error
 
 
-_mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = WeakKeyDictionary()
+# The loop itself keeps its mailbox, as the callback of the reader, and drops it when it is closed.
+_mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, ref[Mailbox]] = WeakKeyDictionary()
 
 
 def mailbox() -> Mailbox:
@@ -114,9 +113,11 @@ def mailbox() -> Mailbox:
     from mnemosyne import _core
 
     loop = asyncio.get_running_loop()
-    found = _mailboxes.get(loop)
+    known = _mailboxes.get(loop)
+    found = known() if known is not None else None
     if found is None:
-        found = _mailboxes[loop] = Mailbox(loop, _core.Port(), _unexpected)
+        found = Mailbox(loop, _core.Port(), _unexpected)
+        _mailboxes[loop] = ref(found)
     return found
 
 

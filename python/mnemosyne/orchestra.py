@@ -117,10 +117,15 @@ class Orchestra:
     ) -> None:
         if self._handle is None:
             return
-        await self.drain(0.0 if kind is not None else _DRAIN_SECONDS)
-        await self._ask_tree({"op": "shutdown"})
-        self._handle = None
-        await self._stop_demo()
+        try:
+            await self.drain(0.0 if kind is not None else _DRAIN_SECONDS)
+        finally:
+            # Also where the store is gone or the drain was cancelled.
+            try:
+                await self._ask_tree({"op": "shutdown"})
+            finally:
+                self._handle = None
+                await self._stop_demo()
 
     async def _stop_demo(self) -> None:
         server, self._server = self._server, None
@@ -234,10 +239,15 @@ class Orchestra:
 
     async def events(self, *, since: int = 0) -> AsyncIterator[Event]:
         """Yield every event of the store after ``since``, then live; ends with the orchestra."""
-        while self._handle is not None:
-            for event in await _events(self._handle, None, since, wait=True):
+        handle = self._open_handle()
+        while True:
+            over = self._handle is not handle
+            batch = await _events(handle, None, since, wait=not over)
+            for event in batch:
                 since = event.sequence
                 yield event
+            if over and not batch:
+                return
 
     def agents(self) -> list[ClaudeAgentBridge]:
         """Return a handle for every agent."""
@@ -316,8 +326,9 @@ class Work:
         )
 
     async def cancel(self, reason: str = "requested") -> None:
-        """Cancel it; a claim under way is fenced."""
-        await _ask(self._handle, {"op": "cancel_item", "item": self.id, "reason": reason})
+        """Cancel it, and what is in flight."""
+        request: Json = {"op": "cancel_item", "item": self.id, "reason": reason}
+        await mailbox().call(lambda port, ticket: self._handle.tree(port, ticket, request))
 
 
 class Run:
@@ -535,8 +546,10 @@ async def _follow(handle: Handle, run_id: str, since: int) -> AsyncIterator[Even
             continue
         # An end that a resume followed is history; and a process that was killed says no last word.
         if _result(await _snapshot(handle, run_id)).state in _ENDED:
-            for event in await _events(handle, run_id, since, wait=False):
-                yield event
+            while batch := await _events(handle, run_id, since, wait=False):
+                for event in batch:
+                    since = event.sequence
+                    yield event
             return
 
 
@@ -544,7 +557,8 @@ async def _stop(handle: Handle, run_id: str, problem: MnemosyneError | None) -> 
     said = problem or EnvironmentProblem("the run was interrupted", code="MN-0702", hint=f"mnemosyne resume {run_id}")
     kind = "environment" if isinstance(said, EnvironmentProblem) else "closed"
     wire: Json = {"kind": kind, **said.to_dict()}
-    await _ask(handle, {"op": "stop_run", "run": run_id, "state": "interrupted", "problem": wire})
+    request: Json = {"op": "stop_run", "run": run_id, "state": "interrupted", "problem": wire}
+    await mailbox().call(lambda port, ticket: handle.tree(port, ticket, request))
 
 
 def _overview(run: Json, owner: Json) -> RunOverview:

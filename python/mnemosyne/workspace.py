@@ -31,7 +31,7 @@ import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Literal, Protocol, TypeVar
 
 from pydantic import JsonValue
 
@@ -72,6 +72,11 @@ BUILT_IN_EXCLUDES = (
     ".DS_Store",
 )
 """What a workspace without a ``.gitignore`` of its own does not give to a run: things made, and things secret."""
+
+Result = TypeVar("Result")
+
+_TEMPORARY = ".mnemosyne-{}.tmp"
+"""A file half written when a process was killed; the tools name theirs so too. Part of no snapshot and no commit."""
 
 _ACCEPTED = "refs/heads/accepted"
 _GIT_SECONDS = 300.0
@@ -282,7 +287,7 @@ class Workspace:
             EnvironmentProblem: There is no usable git (MN-0207).
         """
         if not self._git_directory.is_dir():
-            await asyncio.to_thread(check_workspace, self.workspace)
+            await _in_thread(check_workspace, self.workspace)
             self.directory.mkdir(parents=True, exist_ok=True)
             await self._take_first_snapshot()
         return await self.accepted()
@@ -335,13 +340,15 @@ class Workspace:
             raise _no_git(f"{version.strip()} is too old")
 
     def _excludes(self) -> list[str]:
-        excludes = [] if (self.workspace / ".gitignore").exists() else list(BUILT_IN_EXCLUDES)
+        excludes = [_TEMPORARY.format("*")]
+        if not (self.workspace / ".gitignore").exists():
+            excludes += BUILT_IN_EXCLUDES
         state = self.directory.parent.parent
         for own in (state, self.directory):
             if own.is_relative_to(self.workspace) and own != self.workspace:
                 # A store that was put into the workspace is no part of it.
                 name = f"/{own.relative_to(self.workspace).as_posix()}"
-                store = name.removesuffix(".state")
+                store = name.removesuffix(".d")  # config.settings.state_directory: STORE.d is beside STORE
                 excludes += [name, store, f"{store}-wal", f"{store}-shm"]
                 break
         return excludes
@@ -362,7 +369,7 @@ class Workspace:
         record = _beside(path, "json")
         if record.exists() and path.is_dir():
             return Tree(path, str(json.loads(record.read_text())["base"]))
-        await asyncio.to_thread(_remove, path, record, _beside(path, "index"), _beside(path, "index.lock"))
+        await _in_thread(_remove, path, record, _beside(path, "index"), _beside(path, "index.lock"))
         path.mkdir(parents=True)
         output = await self._git(
             """
@@ -406,17 +413,17 @@ class Workspace:
                 commit, _, raw = result.stdout.partition(b"\n")
                 changes = _parse_changes(raw) if result.exit_code == 0 else []
                 if result.exit_code == 0 and all(change.new_mode != "160000" for change in changes):
-                    return commit.decode(), _file_changes(changes, await asyncio.to_thread(_Blobs, file))
+                    return commit.decode(), _file_changes(changes, await _in_thread(_Blobs, file))
             if last:
                 break
             # An agent's `git init` in a folder, or a file without read permission: the tree is ours to put right.
-            await asyncio.to_thread(_make_plain, tree.path)
+            await _in_thread(_make_plain, tree.path)
         raise _git_failed(result)
 
     async def remove_tree(self, tree: Tree) -> None:
         """Remove a tree; its commits stay."""
         beside = [_beside(tree.path, suffix) for suffix in ("json", "index", "index.lock")]
-        await asyncio.to_thread(_remove, *beside, tree.path)
+        await _in_thread(_remove, *beside, tree.path)
 
     # -- looking ------------------------------------------------------------------------------------------------
 
@@ -463,7 +470,7 @@ class Workspace:
         async with self._blob_file() as file:
             stdin = "".join(f"{name}\n" for name in names).encode()
             await self._git('git cat-file --batch > "$1"', str(file), stdin=stdin)
-            blobs = await asyncio.to_thread(_Blobs, file)
+            blobs = await _in_thread(_Blobs, file)
             return {name: _as_text(b"".join(blobs.content(blobs.sha256(name) or ""))) for name in names}
 
     # -- gates --------------------------------------------------------------------------------------------------
@@ -491,6 +498,25 @@ class Workspace:
         """
         raw = await self._git('git diff-tree -r -z --raw --no-abbrev --no-renames "$1" "$2"', base, commit)
         outside = outside_scope((change.path for change in _parse_changes(raw)), file_scope)
+        befores, afters = await self._run_on_both(base, commit, setup, acceptance)
+        exit_codes_before = [result.exit_code for result in befores.acceptance]
+        evidence = [
+            *_setup_evidence(afters),
+            *_acceptance_evidence("acceptance", acceptance, afters, exit_codes_before),
+        ]
+        red = _red(evidence)
+        reasons = list(red)
+        if outside:
+            listing = "\n".join(outside)
+            evidence.append(Evidence(kind="scope", exit_code=1, output=listing[-_EVIDENCE_CHARACTERS:]))
+            reasons.insert(0, f"These paths are outside the task's scope ({', '.join(file_scope)}):\n{listing}")
+        if not red and not any(code not in (0, None) for code in exit_codes_before):
+            reasons.append(_no_evidence(acceptance, exit_codes_before))
+        return GateReport(not reasons, evidence, "\n\n".join(reasons))
+
+    async def _run_on_both(
+        self, base: str, commit: str, setup: Sequence[str], acceptance: Sequence[Acceptance]
+    ) -> tuple[_CommandsResult, _CommandsResult]:
         async with self._checkouts(base, commit) as (before_path, after_path):
             # Installers share caches and locks: with a setup, one checkout after the other.
             turns = asyncio.Semaphore(1 if setup else 2)
@@ -499,33 +525,7 @@ class Workspace:
                 async with turns:
                     return await self._run_commands(path, setup, acceptance, needs_setup=needs_setup)
 
-            befores, afters = await asyncio.gather(
-                run(before_path, needs_setup=False), run(after_path, needs_setup=True)
-            )
-        exit_codes_before = [result.exit_code for result in befores.acceptance]
-        evidence = [
-            *_setup_evidence(afters),
-            *_acceptance_evidence("acceptance", acceptance, afters, exit_codes_before),
-        ]
-        reasons = []
-        if outside:
-            listing = "\n".join(outside)
-            evidence.append(
-                Evidence(
-                    kind="scope",
-                    command=None,
-                    exit_code=1,
-                    before_exit_code=None,
-                    seconds=0.0,
-                    output=listing[-_EVIDENCE_CHARACTERS:],
-                )
-            )
-            reasons.append(f"These paths are outside the task's scope ({', '.join(file_scope)}):\n{listing}")
-        red = _red(evidence)
-        reasons += red
-        if not red and not any(code not in (0, None) for code in exit_codes_before):
-            reasons.append(_no_evidence(acceptance, exit_codes_before))
-        return GateReport(not reasons, evidence, "\n\n".join(reasons))
+            return await asyncio.gather(run(before_path, needs_setup=False), run(after_path, needs_setup=True))
 
     async def joined_gate(self, commit: str, *, setup: Sequence[str], acceptance: Sequence[Acceptance]) -> GateReport:
         """Run the commands of all accepted tasks on a merged commit; all must be green."""
@@ -548,6 +548,7 @@ class Workspace:
         try:
             for path in paths:
                 path.mkdir(parents=True)
+                (path.parent / "home").mkdir()
             await self._git(
                 """
                 export GIT_INDEX_FILE="$1/index" GIT_WORK_TREE=.
@@ -564,7 +565,7 @@ class Workspace:
             )
             yield paths
         finally:
-            await asyncio.to_thread(_remove, home)
+            await _in_thread(_remove, home)
 
     async def _run_commands(
         self, path: Path, setup: Sequence[str], acceptance: Sequence[Acceptance], *, needs_setup: bool
@@ -580,11 +581,19 @@ class Workspace:
         return done
 
     async def _run_command(self, path: Path, command: str, timeout: float) -> CommandResult:
+        shared = self._guard.environment()
         result = await self._guard.run(
             ["/bin/sh", "-c", command],
             cwd=path,
-            # A repository that happens to lie above the state directory is none of this command's business.
-            env={**self._guard.environment(), "GIT_CEILING_DIRECTORIES": str(path.parent)},
+            env={
+                **shared,
+                # Of its own: what an executor's commands left in theirs (`pip install --user`) must turn no gate green.
+                "HOME": str(path.parent / "home"),
+                # Downloads may be shared, else every gate would fetch them again.
+                "XDG_CACHE_HOME": f"{shared['HOME']}/.cache",
+                # A repository that happens to lie above the state directory is none of this command's business.
+                "GIT_CEILING_DIRECTORIES": str(path.parent),
+            },
             timeout=timeout,
             output_limit=_GATE_OUTPUT_BYTES,
             tag=self._tag,
@@ -666,7 +675,7 @@ class Workspace:
             async def check() -> JsonValue:
                 if await self.accepted() not in (old, new):
                     return {"conflict": "another commit was accepted meanwhile", "write": []}
-                return await asyncio.to_thread(writer.check)
+                return await _in_thread(writer.check)
 
             checked = await journal("accept_check", check, input=key)
             assert isinstance(checked, dict)
@@ -676,7 +685,7 @@ class Workspace:
             ours = {str(path) for path in checked["write"]}
 
             async def write() -> JsonValue:
-                return await asyncio.to_thread(writer.write, ours)
+                return await _in_thread(writer.write, ours)
 
             conflict = await journal("accept_files", write, input=key)
             if conflict is not None:
@@ -713,7 +722,7 @@ class Workspace:
     async def _changed_blobs(self, base: str, commit: str) -> AsyncIterator[tuple[list[_Change], _Blobs]]:
         async with self._blob_file() as file:
             changes = _parse_changes(await self._git(_CHANGES_SCRIPT, base, commit, str(file)))
-            yield changes, await asyncio.to_thread(_Blobs, file)
+            yield changes, await _in_thread(_Blobs, file)
 
     async def _git(self, script: str, *arguments: str, tree: Path | None = None, stdin: bytes = b"") -> bytes:
         result = await self._try_git(script, *arguments, tree=tree, stdin=stdin)
@@ -861,7 +870,7 @@ def _evidence(kind: str, command: str, result: CommandResult, before: int | None
 def _red(evidence: Sequence[Evidence]) -> list[str]:
     reasons = []
     for one in evidence:
-        if one.kind == "scope" or one.exit_code == 0:
+        if one.exit_code == 0:
             continue
         code = "no exit code" if one.exit_code is None else f"exit code {one.exit_code}"
         before = "" if one.before_exit_code is None else f" (before the change: {one.before_exit_code})"
@@ -918,7 +927,11 @@ def _no_git(reason: str) -> EnvironmentProblem:
 
 def _git_failed(result: CommandResult) -> MnemosyneError:
     if result.truncated:
-        return MnemosyneError("git printed more than can be kept", code="MN-0602")
+        return MnemosyneError(
+            "git printed more than can be kept",
+            code="MN-0602",
+            hint="list what is generated in a .gitignore, or name a smaller folder with --workspace",
+        )
     ended = "ended by the time limit" if result.timed_out else f"exit code {result.exit_code}"
     return EnvironmentProblem(
         "git failed in the run's own repository",
@@ -929,6 +942,20 @@ def _git_failed(result: CommandResult) -> MnemosyneError:
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
+
+
+async def _in_thread(function: Callable[..., Result], *arguments: object) -> Result:
+    """Run what takes time in a thread, and to its end even where the caller is cancelled.
+
+    A thread cannot be stopped. Left alone it would go on removing or writing files while the next claim of the same
+    item, which begins when this one has ended, does the same.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        raise
 
 
 def _chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:
@@ -998,37 +1025,47 @@ class _Writer:
         """Say which paths are to be written, or what the user changed; writes nothing."""
         todo: list[JsonValue] = []
         changed = []
-        for entry in self._entries:
-            try:
-                if self._is_due(entry, self._ending):
-                    todo.append(entry.path)
-            except _ChangedError as problem:
-                changed.append(problem.path)
+        with self._usable():
+            for entry in self._entries:
+                try:
+                    if self._is_due(entry, self._ending):
+                        todo.append(entry.path)
+                except _ChangedError as problem:
+                    changed.append(problem.path)
         return {"conflict": _conflict_text(changed) if changed else None, "write": [] if changed else todo}
 
     def write(self, ours: set[str]) -> str | None:
         """Write the paths that are ours, or put back what was written and say what the user changed."""
         entries = [entry for entry in self._entries if entry.path in ours]
         try:
-            try:
-                # Looked at once more in one go, so that a conflict is usually found before anything is written.
-                for entry in entries:
-                    self._is_due(entry, self._ending)
-                self._move(entries, self._ending)
-            except _ChangedError as problem:
-                self._put_back(entries)
-                return _conflict_text([problem.path])
-        except OSError as error:
-            raise EnvironmentProblem(
-                f"the workspace {self._root} could not be written",
-                code="MN-0603",
-                reason=str(error),
-                hint="make room or give permission, then `mnemosyne resume`: it goes on where this stopped",
-            ) from error
+            with self._usable():
+                try:
+                    # Looked at once more in one go, so that a conflict is usually found before anything is written.
+                    for entry in entries:
+                        self._is_due(entry, self._ending)
+                    self._move(entries, self._ending)
+                except _ChangedError as problem:
+                    self._put_back(entries)
+                    return _conflict_text([problem.path])
         finally:
             for entry in entries:
                 self._discard_temporary(entry)
         return None
+
+    @contextlib.contextmanager
+    def _usable(self) -> Iterator[None]:
+        """What the user's folder does not let us do is nobody's fault here, and can be put right."""
+        try:
+            # One that is gone, on a disk that is not mounted for one, is not made anew.
+            os.scandir(self._root).close()
+            yield
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"the workspace {self._root} could not be read or written",
+                code="MN-0603",
+                reason=str(error),
+                hint="make room or give permission, then `mnemosyne resume`: it goes on where this stopped",
+            ) from error
 
     def _put_back(self, entries: list[_Entry]) -> None:
         written = []
@@ -1146,7 +1183,7 @@ class _Writer:
     def _temporary(self, entry: _Entry) -> Path:
         """Always the same name for the same path, so that a second run cleans up after the first."""
         name = hashlib.sha256(os.fsencode(entry.path)).hexdigest()[:16]
-        return (self._root / entry.path).parent / f".mnemosyne-{name}.tmp"
+        return (self._root / entry.path).parent / _TEMPORARY.format(name)
 
     def _discard_temporary(self, entry: _Entry) -> None:
         parent = (self._root / entry.path).parent

@@ -85,6 +85,9 @@ def test_truth_1_an_agent_that_only_says_it_did_the_work_is_not_believed(sandbox
     assert "accepted" not in states
     assert {"failed", "skipped"} >= states
     assert max(task["attempts"] for task in done.summary["tasks"]) == 3
+    shown = sandbox.run("show", done.summary["run"]).out
+    for attempt in (1, 2, 3):
+        assert f"attempt {attempt} " in shown  # and why it came to nothing
 
 
 def _replace(module: Path, text: str) -> None:

@@ -105,6 +105,7 @@ def test_the_second_signal_stops_at_once_and_resume_completes(sandbox: Sandbox, 
     held.send(signal.SIGINT)
     stopped = held.finished(5)
     assert (stopped.exit_code, stopped.summary["state"], stopped.summary["run"]) == (130, "interrupted", run)
+    assert stopped.summary["usage"]["turns"] >= 3  # what the phases before had cost is not forgotten
     until(lambda: not sandbox.orphans(), "every child is gone", 20)
     go_on(sandbox)
     assert sandbox.run("resume", "--json").exit_code == 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import sqlite3
 import subprocess
 from pathlib import Path
 
 import pytest
-from command import DemoServer, Finished, Sandbox
+from command import DemoServer, Finished, Sandbox, until
 from messages_server import MessagesServer, failing, saying
 
 KEY = "sk-test-do-not-print-me"
@@ -28,14 +29,14 @@ def orchestrate(sandbox: Sandbox, *arguments: str, **environment: str) -> Finish
     return sandbox.run("orchestrate", *arguments, *place, **environment)
 
 
-def is_refused(sandbox: Sandbox, refused: Finished, exit_code: int, code: str) -> None:
+def is_refused(sandbox: Sandbox, refused: Finished, exit_code: int, code: str, *, orphans: bool = False) -> None:
     assert refused.exit_code == exit_code, refused.err
     assert refused.summary["error"]["code"] == code
     assert f"error[{code}]: " in refused.err
     assert "hint: " in refused.err
     assert "Traceback" not in refused.err + refused.out
     assert sandbox.run("runs").exit_code == 0
-    assert not sandbox.orphans()
+    assert orphans or not sandbox.orphans()
 
 
 def test_secret_1_a_refused_key_is_exit_3_resumable_and_never_printed(sandbox: Sandbox) -> None:
@@ -136,3 +137,27 @@ def test_a_store_that_is_not_ours_is_exit_3_and_stays_as_it_is(sandbox: Sandbox,
         assert "hint: " in refused.err
         assert "Traceback" not in refused.err
     assert before is None or sandbox.store.read_bytes() == before
+
+
+def test_secret_1_a_password_in_a_base_url_leaves_nothing_behind(sandbox: Sandbox) -> None:
+    refused = orchestrate(sandbox, "Write a poem", "--base-url", f"http://me:{KEY}@127.0.0.1:1")
+    is_refused(sandbox, refused, 2, "MN-0111")
+    assert KEY not in refused.out + refused.err
+    assert not sandbox.store.exists()
+
+
+def test_the_files_of_a_home_are_never_sent_away(sandbox: Sandbox, server: DemoServer) -> None:
+    flags = ["Write a poem", "--model", "demo", "--base-url", server.url]
+    refused = orchestrate(sandbox, *flags, HOME=str(sandbox.workspace))
+    is_refused(sandbox, refused, 2, "MN-0107")
+    assert refused.summary["run"] is None
+
+
+def test_a_demo_server_on_a_port_that_is_taken_says_so_and_one_that_serves_speaks_json(sandbox: Sandbox) -> None:
+    serving = sandbox.start("demo", "serve", "--json")
+    until(serving.text_lines, "it prints its address")
+    port = json.loads(serving.text_lines()[0])["base_url"].rpartition(":")[2]
+    is_refused(sandbox, sandbox.run("demo", "serve", "--json", "--port", port), 3, "MN-0211", orphans=True)
+    serving.send(signal.SIGTERM)
+    ended = serving.finished(20)
+    assert (ended.exit_code, [line["type"] for line in ended.lines]) == (143, ["server", "summary"])

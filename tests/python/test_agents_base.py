@@ -236,3 +236,33 @@ async def test_an_outside_class_may_hand_its_work_to_the_built_in_executor() -> 
     assert result["data"] == {"summary": "wrote a"}
     assert "<acceptance>\nmake test\n</acceptance>" in server.seen[0].body["messages"][0]["content"]
     assert server.seen[0].body["system"].startswith("You are the Executor of mnemosyne")
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_the_agents_error() -> None:
+    with pytest.raises(AgentError, match="was not cancelled") as raised:
+        await call_agent(Raising(asyncio.CancelledError()), {})
+    assert isinstance(raised.value.__cause__, asyncio.CancelledError)
+
+
+async def test_kill_1_a_cancellation_passes_unchanged() -> None:
+    class Waiting(AgentExecutionMixin):
+        async def execute_work(self, work_dict: Json) -> Json:
+            await asyncio.Event().wait()
+            return {}
+
+    task = asyncio.create_task(call_agent(Waiting(), {}))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_plain_function_that_runs_out_of_an_iterator_is_an_error_and_does_not_hang() -> None:
+    class Empty(AgentExecutionMixin):
+        def execute_work(self, work_dict: Json) -> Json:  # type: ignore[override]
+            return {"success": next(iter([]))}
+
+    async with asyncio.timeout(2):
+        with pytest.raises(RuntimeError, match="StopIteration") as raised:
+            await call_agent(Empty(), {})
+    assert isinstance(raised.value.__cause__, StopIteration)

@@ -14,7 +14,7 @@ from mnemosyne.agents.agent_factory import create_agent
 from mnemosyne.agents.base_agent import call_agent, working_on
 from mnemosyne.agents.claude_agent import ClaudeAgent
 from mnemosyne.agents.context import AgentContext, RunInfo
-from mnemosyne.agents.orchestrator import plan_problems
+from mnemosyne.agents.orchestrator import Spec, _plan_check, _spec_problems, plan_problems
 from mnemosyne.agents.reviewer import lowered
 from mnemosyne.errors import AgentError, EnvironmentProblem, ModelError
 from mnemosyne.llm import RetryPolicy
@@ -138,6 +138,29 @@ def test_a_command_that_can_fail_is_no_problem(command: str) -> None:
     assert plan_problems(Plan.model_validate(plan({"id": "a", "acceptance": [{"command": command}]}))) == []
 
 
+@pytest.mark.parametrize(
+    ("descriptions", "missing"),
+    [
+        (["R1, R-2 and R3."], []),
+        (["Serves R1.", "(R-2; R3)"], []),
+        (["Serves R1.", "R-2"], ["R3"]),
+        (["R1", "R33 R-22"], ["R-2", "R3"]),
+        (["names none", "at all"], []),
+    ],
+)
+def test_truth_1_a_requirement_that_no_task_names_is_missed(descriptions: list[str], missing: list[str]) -> None:
+    spec: JsonValue = {"requirements": [{"id": name, "text": "x"} for name in ("R1", "R-2", "R3")]}
+    tasks = [{"id": f"t{number}", "description": text} for number, text in enumerate(descriptions)]
+    found = _plan_check(spec)(Plan.model_validate(plan(*tasks)))
+    assert found == [f"no task names requirement {name} in its description" for name in missing]
+
+
+@pytest.mark.parametrize("name", ["R 1", "R1.2", "R1:", "*"])
+def test_an_id_that_no_task_could_name_is_found(name: str) -> None:
+    (problem,) = _spec_problems(Spec.model_validate({**SPEC, "requirements": [{"id": name, "text": "x"}]}))
+    assert "not one word" in problem
+
+
 async def test_a_refusal_of_the_model_is_handed_on_with_its_words() -> None:
     with pytest.raises(ModelError, match="declined") as raised:
         await played("orchestrator", Phase.PROMPT_TO_SPEC, {"prompt": "x"}, saying("only the sample", "refusal"))
@@ -236,6 +259,12 @@ async def test_the_executor_is_told_all_it_needs_and_works_with_the_tools() -> N
     ):
         assert section in prompt
     assert "output_config" not in server.seen[0].body
+
+
+def test_the_executor_is_told_how_a_checkout_is_prepared_if_it_is() -> None:
+    about: dict[str, Any] = {"task": "t1", "title": "T", "description": "", "scope": ["a"], "attempt": 1}
+    assert "<setup>\nmake deps\nmake more\n</setup>" in prompts.execute({}, **about, setup=["make deps", "make more"])
+    assert "<setup>" not in prompts.execute({}, **about)
 
 
 async def test_truth_1_a_used_up_turn_limit_is_no_success() -> None:

@@ -54,6 +54,19 @@ class Saying(AgentExecutionMixin):
         return self.result
 
 
+class Reading(AgentExecutionMixin):
+    """An executor that only looks at a file of its tree."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.seen: list[str] = []
+
+    async def execute_work(self, work_dict: Json) -> Json:
+        assert self.context.tree is not None
+        self.seen.append((self.context.tree / self.name).read_text())
+        return {"success": True}
+
+
 class Stage:
     """One run: items of it, one after the other, each with a journal of its own."""
 
@@ -138,20 +151,43 @@ async def test_a_result_without_success_is_handed_on(stage: Stage) -> None:
     assert (result["success"], result["error"]) == (False, "cannot")
 
 
+async def test_what_an_attempt_that_gave_up_left_is_where_the_next_one_starts(stage: Stage) -> None:
+    class GivingUp(Writing):
+        async def execute_work(self, work_dict: Json) -> Json:
+            await super().execute_work(work_dict)
+            return {"success": False, "error": "turn limit used up"}
+
+    first = await stage.run("execute", GivingUp(value__txt="half\n"))
+    assert (first["success"], first["error"], first["data"]["files"]) == (False, "turn limit used up", ["value.txt"])
+    looking = Reading("value.txt")
+    rejected: Json = {"rejected_commit": first["data"]["commit"], "rejected_base": first["data"]["base_commit"]}
+    await stage.run("execute", looking, rejected, attempt=2)
+    assert looking.seen == ["half\n"]
+
+
+@pytest.mark.parametrize("success", [True, False])
+async def test_truth_1_an_agent_cannot_name_the_commit_itself(stage: Stage, success: bool) -> None:
+    own: Json = {"commit": "f" * 40, "base_commit": "f" * 40, "tree": "/", "files": ["value.txt"]}
+    result = await stage.run("execute", Saying({"success": success, "data": own, "error": "e"}))
+    assert result["success"] is False
+    assert (result["data"]["commit"], result["data"]["files"]) == (None, [])
+    assert "f" * 40 not in str(result)
+
+
+async def test_a_file_name_that_is_not_utf_8_is_no_success_and_says_which(stage: Stage) -> None:
+    result = await stage.run("execute", Writing(value__txt="1\n", **{"odd\udcff": "x"}))
+    assert result["success"] is False
+    assert "not UTF-8: 'odd\\udcff'" in result["error"]
+    assert result["data"]["commit"] is None
+
+
 async def test_a_rework_starts_from_what_was_rejected(stage: Stage) -> None:
     first = await stage.executed(value__txt="2\n")
-    seen: list[str] = []
-
-    class Looking(AgentExecutionMixin):
-        async def execute_work(self, work_dict: Json) -> Json:
-            assert self.context.tree is not None
-            seen.append((self.context.tree / "value.txt").read_text())
-            return {"success": True}
-
+    looking = Reading("value.txt")
     rejected: Json = {"rejected_commit": first["commit"], "rejected_base": first["base_commit"]}
-    await stage.run("execute", Looking(), rejected, attempt=2)
-    await stage.run("execute", Looking(), {**rejected, "fresh": True}, attempt=3)
-    assert seen == ["2\n", "0\n"]
+    await stage.run("execute", looking, rejected, attempt=2)
+    await stage.run("execute", looking, {**rejected, "fresh": True}, attempt=3)
+    assert looking.seen == ["2\n", "0\n"]
 
 
 async def test_a_resumed_execute_goes_on_in_the_same_tree(stage: Stage) -> None:
@@ -333,6 +369,15 @@ async def test_optimize_stores_the_pack_that_the_agent_built_from_the_accepted_f
     assert "other.txt" not in pack
     assert journal.artifacts == {"pack-t1-1.md": pack.encode()}
     assert [reference["name"] for reference in result["artifacts"]] == ["pack-t1-1.md"]
+
+
+async def test_a_file_name_that_is_not_utf_8_is_no_part_of_a_pack(stage: Stage) -> None:
+    (stage.workspace / "odd\udcff").write_text("x\n")
+    about = task(scope=["."])
+    asked: Json = {"task": about.model_dump(mode="json")}
+    result = await stage.run("optimize", create_agent("optimizer"), asked, about=about)
+    assert '<file path="value.txt">' in result["data"]["pack"]
+    assert "odd" not in result["data"]["pack"]
 
 
 async def test_an_optimizer_without_a_pack_is_an_agent_error(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import subprocess
 import sys
 import textwrap
@@ -294,3 +295,159 @@ assert not heavy, heavy
 """
     )
     assert done.returncode == 0, done.stderr
+
+
+class Stalls(AgentExecutionMixin):
+    """Holds the whole loop up for a moment, so that what is sent meanwhile arrives at once."""
+
+    started: ClassVar[list[str]] = []
+
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        self.started.append(work_dict["id"])
+        if work_dict["context"].get("stall"):
+            time.sleep(0.5)  # noqa: ASYNC251
+        return {"success": True}
+
+
+async def test_kill_1_work_that_is_cancelled_before_it_began_costs_the_agent_nothing() -> None:
+    Stalls.started.clear()
+    async with await ClaudeAgentBridge.spawn("executor", AgentSpec(source=Stalls, in_flight=2)) as bridge:
+        await bridge.send_work(item("w-0"))
+        stalling = asyncio.create_task(bridge.send_work(item("stall", context={"stall": True})))
+        await until(lambda: "stall" in Stalls.started)
+        sending = asyncio.create_task(bridge.send_work(item("cancelled")))
+        await asyncio.sleep(0.1)
+        sending.cancel()
+        assert (await stalling).success
+        await until(lambda: bridge.health().state == "idle", seconds=2)
+        assert bridge.generation == 1
+    assert "cancelled" not in Stalls.started
+
+
+class SaysCancelled(AgentExecutionMixin):
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        raise asyncio.CancelledError("by itself")
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_the_agent_s_error() -> None:
+    async with await ClaudeAgentBridge.spawn("executor", SaysCancelled) as bridge:
+        with pytest.raises(AgentError, match="CancelledError"):
+            await bridge.send_work(item())
+        assert bridge.health().error_count == 1
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class RaisesStrangely(AgentExecutionMixin):
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        if work_dict["context"].get("surrogate"):
+            raise LookupError("a file named \udcff")
+        raise Unspeakable
+
+
+async def test_an_exception_without_a_text_or_with_a_strange_one_is_an_error_like_any_other() -> None:
+    async with await ClaudeAgentBridge.spawn("executor", RaisesStrangely) as bridge:
+        with pytest.raises(AgentError) as caught:
+            await bridge.send_work(item(), timeout=2.0)
+        assert isinstance(caught.value.__cause__, Unspeakable)
+        with pytest.raises(AgentError) as caught:
+            await bridge.send_work(item(context={"surrogate": True}), timeout=2.0)
+        assert isinstance(caught.value.__cause__, LookupError)
+
+
+class ExitsAside(AgentExecutionMixin):
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        if work_dict["context"].get("exit"):
+            await asyncio.gather(self._leave())
+        return {"success": True, "data": {"thread": threading.get_ident()}}
+
+    async def _leave(self) -> None:
+        raise SystemExit(3)
+
+    async def close(self) -> None:
+        raise SystemExit(4)
+
+
+async def test_a_system_exit_in_a_task_of_an_agent_or_in_its_close_is_not_the_end_of_the_loop() -> None:
+    async with await ClaudeAgentBridge.spawn("executor", ExitsAside) as bridge:
+        thread = (await bridge.send_work(item("w-1"))).data["thread"]
+        with pytest.raises(AgentError, match="SystemExit"):
+            await bridge.send_work(item("w-2", context={"exit": True}), timeout=2.0)
+        await bridge.restart()
+        await until(lambda: bridge.generation == 2 and bridge.health().state == "idle")
+        assert (await bridge.send_work(item("w-3"), timeout=2.0)).data["thread"] == thread
+
+
+async def test_a_time_limit_that_is_no_time_is_answered_and_not_forgotten() -> None:
+    async with await ClaudeAgentBridge.spawn("executor", Sleeps) as bridge:
+        for timeout in (-1.0, 0.0):
+            with pytest.raises(WorkTimeout):
+                await asyncio.wait_for(bridge.send_work(item(), timeout=timeout), 2)
+    async with await ClaudeAgentBridge.spawn("executor", Echo) as bridge:
+        assert (await asyncio.wait_for(bridge.send_work(item(), timeout=1e300), 2)).success
+        await asyncio.wait_for(bridge.shutdown(timeout=-1.0), 10)
+
+
+async def test_bridges_that_are_spawned_at_once_share_one_loop_thread_and_keep_their_answers_apart() -> None:
+    bridges = await asyncio.gather(*(ClaudeAgentBridge.spawn("executor", Echo) for _ in range(4)))
+    sending = (bridge.send_work(item(context={"n": n})) for n, bridge in enumerate(bridges))
+    results = await asyncio.gather(*sending)
+    await asyncio.gather(*(bridge.shutdown() for bridge in bridges))
+    assert len({result.data["thread"] for result in results}) == 1
+    assert [result.data["context"] for result in results] == [{"n": n} for n in range(4)]
+
+
+async def test_a_bridge_s_events_end_with_it() -> None:
+    bridge = await ClaudeAgentBridge.spawn("executor", Echo)
+    await bridge.send_work(item())
+    kinds: list[str] = []
+
+    async def follow() -> None:
+        async for event in bridge.events():
+            kinds.append(event.kind)
+
+    following = asyncio.create_task(follow())
+    await bridge.shutdown()
+    await asyncio.wait_for(following, 10)
+    assert kinds == ["agent_started", "agent_started_with_task", "agent_completed"]
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are counted in /proc")
+def test_a_loop_that_is_closed_leaves_no_descriptor_behind() -> None:
+    async def work(bridge: ClaudeAgentBridge) -> None:
+        assert (await bridge.send_work(item())).success
+
+    bridge = asyncio.run(ClaudeAgentBridge.spawn("executor", Echo))
+    asyncio.run(work(bridge))
+    gc.collect()
+    before = descriptors()
+    for _ in range(20):
+        asyncio.run(work(bridge))
+    gc.collect()
+    assert descriptors() <= before + 2
+    asyncio.run(bridge.shutdown())
+
+
+def test_a_process_ends_that_left_a_bridge_open_after_closing_another() -> None:
+    done = in_a_process(
+        PREAMBLE
+        + """
+class Slow(Sleeps):
+    async def close(self):
+        await asyncio.sleep(1)
+async def main():
+    first = await ClaudeAgentBridge.spawn("executor", Slow)
+    del first
+    return await ClaudeAgentBridge.spawn("executor", Slow)
+kept = asyncio.run(main())
+sys.exit(7)
+"""
+    )
+    assert done.returncode == 7, done.stderr

@@ -227,3 +227,136 @@ def test_help_imports_nothing_heavy() -> None:
 def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"mnemosyne {mnemosyne.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"do\0it", "NUL"), (b"x" * 1_000_001, "more than 1,000,000 bytes")],
+    ids=["nul", "long"],
+)
+def test_a_prompt_that_is_no_text_or_too_long_is_refused(
+    capsys: pytest.CaptureFixture[str], content: bytes, reason: str
+) -> None:
+    Path("wish").write_bytes(content)
+    assert reason in refused(capsys, "orchestrate", "@wish", code="MN-0102")
+
+
+def test_a_prompt_file_without_an_end_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "more than" in refused(capsys, "orchestrate", "@/dev/zero", code="MN-0102")
+
+
+def test_a_key_given_twice_in_a_plan_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("plan.json").write_text('{"tasks": [], "tasks": []}')
+    assert "'tasks' is given twice" in refused(capsys, "orchestrate", "--plan", "plan.json", code="MN-0102")
+
+
+def test_a_nul_in_a_plan_is_refused_and_its_escape_as_text_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = {"tasks": [{**TASK, "acceptance": [{"command": "test -f \0"}]}]}
+    Path("plan.json").write_text(json.dumps(plan))
+    assert "NUL" in refused(capsys, "orchestrate", "--plan", "plan.json", code="MN-0103")
+    plan["tasks"][0]["acceptance"] = [{"command": "printf '\\u0000'"}]
+    Path("plan.json").write_text(json.dumps(plan))
+    assert "no API key" in refused(capsys, "orchestrate", "--plan", "plan.json", code="MN-0201", exit_code=3)
+
+
+def test_a_pattern_in_a_refusal_is_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("plan.json").write_text(json.dumps({"tasks": [{**TASK, "id": "a b"}]}))
+    assert "tasks[0].id: only letters" in refused(capsys, "orchestrate", "--plan", "plan.json", code="MN-0103")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--workspace", ""],
+        ["--workspace", "~nobody-of-this-name/project"],
+        ["--store", ""],
+        ["--model", ""],
+        ["--budget-tokens", "9" * 40],
+        ["--budget-tokens", "9" * 5000],
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_values_that_mean_nothing_are_refused_in_few_words(
+    capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    assert len(refused(capsys, "orchestrate", "do it", *flags, code="MN-0115")) < 300
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "ftp://host",
+        "http://",
+        "http://[::1",
+        "http://host:99999",
+        "http://host:port",
+        "http://host/\x1b[2J",
+        "host",
+    ],
+)
+def test_a_base_url_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], url: str) -> None:
+    said = refused(capsys, "orchestrate", "do it", "--base-url", url, code="MN-0111")
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("url", ["http://me:sk-secret@host", "me:sk-secret@host", "http://sk-secret@host:port"])
+def test_secret_1_a_password_in_a_base_url_is_refused_and_not_repeated(
+    capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    assert "secret" not in refused(capsys, "orchestrate", "do it", "--base-url", url, code="MN-0111")
+
+
+@pytest.mark.parametrize("place", ["/", "~"])
+def test_a_home_and_the_root_are_no_workspace(capsys: pytest.CaptureFixture[str], place: str) -> None:
+    refused(capsys, "orchestrate", "do it", "--model", "demo", "--workspace", place, code="MN-0107")
+
+
+def test_a_workspace_that_may_not_be_written_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    refused(capsys, "orchestrate", "do it", "--model", "demo", code="MN-0107")
+    Path("mine").mkdir()
+    refused(capsys, "demo", "--workspace", "mine", code="MN-0107")
+
+
+@pytest.mark.parametrize("verb", [["runs"], ["show", "r-1"], ["resume"], ["orchestrate", "do it", "--model", "demo"]])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "below a file", "loop"])
+def test_a_store_that_cannot_be_one_is_refused_and_never_waited_for(
+    capsys: pytest.CaptureFixture[str], verb: list[str], kind: str
+) -> None:
+    store = Path("other.db")
+    if kind == "pipe":
+        os.mkfifo(store)
+    elif kind == "folder":
+        store.mkdir()
+    elif kind == "loop":
+        store.symlink_to(store.name)
+    else:
+        store.touch()
+        store = store / "store.db"
+    refused(capsys, *verb, "--store", str(store), code="MN-0203", exit_code=3)
+
+
+def test_a_hint_names_the_store_that_was_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "hint: mnemosyne runs --store 'my store.db'\n" in refused(
+        capsys, "show", "r-404", "--store", "my store.db", code="MN-0110"
+    )
+
+
+def test_a_demo_server_that_cannot_start_ends_like_every_error(capsys: pytest.CaptureFixture[str]) -> None:
+    refused(capsys, "demo", "serve", "--log", "absent/log", code="MN-0211", exit_code=3)
+    assert main(["demo", "serve", "--log", "absent/log", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "MN-0211"
+
+
+def test_a_folder_that_is_gone_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    os.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    try:
+        assert main(["orchestrate", "do it", "--model", "demo"]) == 3
+    finally:
+        os.chdir(tmp_path)
+    assert "error[MN-0212]" in capsys.readouterr().err

@@ -493,3 +493,41 @@ def test_a_model_without_a_price_is_never_shown_as_free() -> None:
 
 def _typed(form: dict[str, Any]) -> Summary:
     return form  # type: ignore[return-value]
+
+
+def test_truth_2_nothing_runs_in_a_run_that_is_interrupted() -> None:
+    form = summary("interrupted", 130, phases=[{"name": "p", "state": "running", "seconds": None, "artifact": None}])
+    form["tasks"][0]["state"] = "reviewing"
+    shown = "\n".join(summary_lines(_typed(form), Style(None)))
+    assert "running" not in shown
+    assert "reviewing" not in shown
+    assert shown.count("stopped") == 2
+
+
+def test_a_message_of_a_server_can_neither_forge_lines_nor_fill_the_screen(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = {"code": "MN-0400", "message": "no\x1b[2J\nerror[MN-0000]: forged", "reason": "x" * 9_000, "hint": "wait"}
+    script.summary = summary("failed", 1, error=error)
+    assert main(["orchestrate", "do it", "--quiet"]) == 1
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert len(err.splitlines()) == 3
+    assert len(err) < 2_000
+
+
+def test_show_tells_why_attempts_came_to_nothing(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    script.runs = [Overview(RUN, state="failed")]
+    script.past = [
+        event(1, "work_failed", task="t2", attempt=1, data={"error": "nothing was changed"}),
+        event(2, "task_failed", task="t2", attempt=1, data={"state": "failed", "reason": "nothing was changed"}),
+    ]
+    assert main(["show", RUN]) == 0
+    assert capsys.readouterr().out.count("attempt 1 failed: nothing was changed") == 1
+
+
+def test_runs_fit_80_columns(script: Script, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr("mnemosyne.cli.output.Output.width", 80)
+    script.runs = [Overview("r-1234abcd", state="running", alive=True, pid=4_194_304)]
+    assert main(["runs"]) == 0
+    assert len(capsys.readouterr().out.strip()) <= 80

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from mnemosyne.config.secrets import NO_KEY, resolve_api_key
+from mnemosyne.config import secrets
+from mnemosyne.config.secrets import NO_KEY, provide, resolve_api_key
 from mnemosyne.config.settings import check_base_url, default_store, interpreter, state_directory
 from mnemosyne.errors import EnvironmentProblem, InvalidInput, MissingCredential
 
@@ -46,6 +47,29 @@ def test_the_key_wins_over_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
     assert token is not None
     assert key is not None
     assert (token.get_secret_value(), key.get_secret_value()) == ("a-token", "a-key")
+
+
+def test_the_key_of_an_embedding_program_comes_after_the_file_and_before_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets, "_provided", None)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "of-the-environment")
+    provide("of-the-program\n")
+    assert resolve_api_key(None, None, None).get_secret_value() == "of-the-program"
+    assert resolve_api_key(None, "http://127.0.0.1:8080", None).get_secret_value() == "of-the-program"
+    assert resolve_api_key(key_file(tmp_path), None, None).get_secret_value() != "of-the-program"
+    assert resolve_api_key(None, None, "demo").get_secret_value() == NO_KEY
+
+
+@pytest.mark.parametrize("key", ["", " \n", "two words", "two\nlines", "schlüssel"])
+def test_secret_1_what_an_embedding_program_gives_is_a_key_or_refused_and_not_quoted(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets, "_provided", None)
+    with pytest.raises(InvalidInput) as caught:
+        provide(key)
+    assert not key.strip() or key not in caught.value.format()
+    assert secrets._provided is None
 
 
 def test_a_named_server_without_a_key_gets_a_fixed_one() -> None:

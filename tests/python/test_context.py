@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -218,3 +219,19 @@ async def test_direct_work_runs_its_steps_and_keeps_nothing() -> None:
     with pytest.raises(AgentError, match="artifact") as raised:
         await context.artifact("a", b"b")
     assert "no store" in raised.value.reason
+
+
+async def test_text_that_is_not_utf_8_never_reaches_the_journal() -> None:
+    journal = MemoryJournal()
+    context = context_on(journal)
+    with pytest.raises(AgentError) as raised:
+        await context.step("list", counting([], "list", ["odd\udcff"]))
+    assert raised.value.code == "MN-0310"
+
+    async def failing() -> JsonValue:
+        raise OSError("cannot read odd\udcff")
+
+    with pytest.raises(OSError, match="cannot read"):
+        await context.step("read", failing)
+    assert journal.states("step") == ["failed", "failed"]
+    json.dumps(journal.calls, ensure_ascii=False).encode("utf-8")

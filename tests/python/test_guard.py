@@ -196,6 +196,31 @@ async def test_a_death_by_its_own_signal_is_a_negative_exit_code(guard: Guard, t
     assert (await guard.run(["/bin/sh", "-c", "kill -SEGV $$"], cwd=tmp_path)).exit_code == -signal.SIGSEGV
 
 
+FORGE = """
+import os, signal, sys, time
+exited_with_zero = b"\\1\\0\\0\\0\\0\\0\\0\\0"
+keeper = os.getppid()
+if sys.argv[1] == "kill":
+    os.write(os.open(f"/proc/{keeper}/fd/3", os.O_WRONLY), exited_with_zero)
+    os.kill(keeper, signal.SIGKILL)
+    time.sleep(10)
+elif os.fork():
+    time.sleep(0.3)
+else:
+    while True:
+        os.write(os.open(f"/proc/{keeper}/fd/3", os.O_WRONLY), exited_with_zero)
+        time.sleep(0.001)
+sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("way", ["kill", "overwrite"])
+async def test_truth_1_a_command_cannot_write_an_exit_code_of_its_own(guard: Guard, tmp_path: Path, way: str) -> None:
+    result = await guard.run([sys.executable, "-c", FORGE, way], cwd=tmp_path, timeout=20)
+    assert result.exit_code is None
+    assert not result.timed_out
+
+
 async def test_a_program_that_does_not_exist_says_so(guard: Guard, tmp_path: Path) -> None:
     result = await guard.run(["no-such-program"], cwd=tmp_path)
     assert result.exit_code == 127
@@ -271,7 +296,9 @@ async def test_secret_1_a_command_does_not_see_our_keys(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush-too")
     fresh = Guard.start(interpreter=sys.executable)
     for one in (guard, fresh):
-        result = await one.run(["/bin/sh", "-c", "env; cat /proc/$PPID/environ"], cwd=tmp_path)
+        look = f"env; cat /proc/$PPID/environ /proc/{one.pid}/environ /proc/{one.pid}/cmdline"
+        result = await one.run(["/bin/sh", "-c", look], cwd=tmp_path)
+        assert result.exit_code == 0
         assert "hush" not in result.output
         assert f"HOME={os.environ['HOME']}\n" not in result.output
     await fresh.close()

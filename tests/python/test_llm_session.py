@@ -161,6 +161,33 @@ async def test_every_other_end_is_a_fatal_model_error(stop_reason: str, code: st
         assert "I only know the sample" in raised.value.reason
 
 
+async def test_a_refusal_says_what_the_server_said_about_it() -> None:
+    events = stream([], "refusal")
+    for event in events:
+        if event["type"] == "message_delta":
+            event["delta"]["stop_details"] = {"type": "refusal", "category": "cyber", "explanation": "too dangerous"}
+    with MessagesServer(Reply(events=events)) as server, pytest.raises(ModelError) as raised:
+        await converse(server, MemoryJournal(), None)
+    assert (raised.value.code, raised.value.reason) == ("MN-0402", "too dangerous")
+
+
+async def test_what_an_interrupted_tool_left_may_have_a_name_that_is_not_utf_8() -> None:
+    class Odd(CountingTools):
+        async def describe_interrupted(self, name: str, input: dict[str, JsonValue]) -> str:
+            return "odd\udcff"
+
+    journal = MemoryJournal()
+    with MessagesServer(using(call("a", "x")), saying("ok")) as server:
+        journal.cut_after = 6  # journal, prompt, turn: the tool is started
+        with pytest.raises(PowerCut):
+            await converse(server, journal, Odd())
+        assert journal.states("tool") == ["started"]
+        journal.next_claim()
+        await converse(server, journal, Odd())
+    assert server.seen[1].body["messages"][2]["content"][0]["content"] == "odd?"
+    json.dumps(journal.calls, ensure_ascii=False).encode("utf-8")
+
+
 async def test_a_paused_turn_is_sent_back_and_goes_on() -> None:
     with MessagesServer(saying("half", "pause_turn"), saying("whole")) as server:
         messages = await converse(server, MemoryJournal(), None)

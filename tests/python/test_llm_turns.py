@@ -365,6 +365,11 @@ def test_budget_1_a_reservation_covers_the_longest_answer_and_an_unknown_price_i
     assert unknown["usd"] is None
 
 
+def test_a_claude_that_the_data_file_does_not_know_has_room_to_think() -> None:
+    assert prices.max_tokens("claude-not-known-yet") == prices.max_tokens("claude-opus-5-5")
+    assert prices.max_tokens("a-local-model") < prices.max_tokens("claude-not-known-yet")
+
+
 def test_waiting_grows_and_is_capped() -> None:
     class Longest(random.Random):
         def uniform(self, a: float, b: float) -> float:

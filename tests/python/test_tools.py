@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import hashlib
 import os
 import sys
@@ -117,6 +118,21 @@ async def test_a_file_is_written_whole_with_its_folders_and_keeps_its_mode(tools
     assert (await call(tools, "write_file", path="README.md", content="x")).content.startswith("replaced README.md")
     assert (tree / "README.md").stat().st_mode & 0o777 == 0o755
     assert sorted(os.listdir(tree / "new/deep")) == ["ü.txt"]
+
+
+async def test_a_write_that_was_killed_halfway_leaves_a_name_that_no_commit_takes(
+    tools: Toolbox, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def killed(source: Path, target: Path) -> None:
+        seen.append(Path(source).name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mnemosyne.tools.toolbox.os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        await tools.run("write_file", {"path": "new.txt", "content": "x"})
+    assert fnmatch.fnmatch(seen[0], ".mnemosyne-*.tmp")
 
 
 async def test_an_edit_replaces_the_one_place_and_keeps_line_ends(tools: Toolbox, tree: Path) -> None:

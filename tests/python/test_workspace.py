@@ -8,10 +8,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import pytest
+from mnemosyne.config.settings import state_directory
 from mnemosyne.errors import EnvironmentProblem, InvalidInput
 from mnemosyne.guard import Guard
 from mnemosyne.models import Acceptance
@@ -194,7 +197,7 @@ async def test_a_gitignore_decides_alone(workspace: Workspace, user: Path) -> No
 
 async def test_a_store_inside_the_workspace_is_no_part_of_it(user: Path, guard: Guard) -> None:
     write(user, {"store.db": "x", "store.db-wal": "x"})
-    workspace = Workspace(workspace=user, directory=user / "store.db.state" / "runs" / "r-1", guard=guard)
+    workspace = Workspace(workspace=user, directory=state_directory(user / "store.db") / "runs" / "r-1", guard=guard)
     await workspace.open()
     names = set(snapshot((await workspace.create_tree("t1", 1)).path))
     assert "README.md" in names
@@ -323,6 +326,16 @@ async def test_truth_1_an_empty_change_is_seen_as_empty(workspace: Workspace) ->
     assert (await change(workspace, {}))[1] != await workspace.accepted()
     tree = await workspace.create_tree("t1", 1)
     assert (await workspace.commit_tree(tree, "t1"))[1] == []
+
+
+async def test_a_file_half_written_by_a_killed_process_is_part_of_no_commit(workspace: Workspace, user: Path) -> None:
+    write(user, {"src/.mnemosyne-0123456789abcdef.tmp": "half"})
+    await workspace.open()
+    tree = await workspace.create_tree("t1", 1)
+    write(tree.path, {**FIXED, "src/.mnemosyne-fedcba9876543210.tmp": "half"})
+    _, changes = await workspace.commit_tree(tree, "t1")
+    assert [change.path for change in changes] == ["src/calc.py"]
+    assert not (tree.path / "src/.mnemosyne-0123456789abcdef.tmp").exists()
 
 
 async def test_a_repository_made_inside_a_tree_becomes_plain_files(workspace: Workspace) -> None:
@@ -481,6 +494,19 @@ async def test_setup_prepares_both_checkouts_and_its_failure_on_the_commit_is_to
     )
     assert not bad.passed
     assert "exit code 4\nno such package" in bad.feedback
+
+
+async def test_truth_1_what_commands_left_in_their_home_turns_no_gate_green(workspace: Workspace, guard: Guard) -> None:
+    await workspace.open()
+    tree, commit = await change(workspace, {"new.txt": "x"})
+    await guard.run(["/bin/sh", "-c", "touch ~/installed"], cwd=tree.path)
+    acceptance = [Acceptance(command="test -e new.txt && test -e ~/installed", timeout_seconds=20)]
+    report = await workspace.run_gates(tree.base_commit, commit, setup=[], acceptance=acceptance, file_scope=[])
+    assert not report.passed
+    report = await workspace.run_gates(
+        tree.base_commit, commit, setup=["touch ~/installed"], acceptance=acceptance, file_scope=[]
+    )
+    assert report.passed
 
 
 async def test_gates_leave_no_byte_code_and_cannot_change_the_tree(workspace: Workspace) -> None:
@@ -818,12 +844,65 @@ async def test_a_workspace_that_cannot_be_written_is_an_environment_problem(
 
     with monkeypatch.context() as patch:
         patch.setattr("mnemosyne.workspace.os.replace", full)
-        with pytest.raises(EnvironmentProblem, match="could not be written") as caught:
+        with pytest.raises(EnvironmentProblem, match="could not be read or written") as caught:
             await workspace.apply(old, new, journal)
     assert caught.value.code == "MN-0603"
     assert "No space" in caught.value.reason
     assert (await workspace.apply(old, new, journal)).conflict is None
     assert snapshot(user) == snapshot(workspace.directory / "trees" / "t1-1")
+
+
+async def test_fence_1_an_accept_that_is_cancelled_while_it_writes_has_ended_when_it_says_so(
+    workspace: Workspace, user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = await big_change(workspace)
+    journal, writing = MemoryJournal(), threading.Event()
+    replace = os.replace
+
+    def slow(source: Path, target: Path) -> None:
+        writing.set()
+        time.sleep(0.02)
+        replace(source, target)
+
+    monkeypatch.setattr("mnemosyne.workspace.os.replace", slow)
+    accepting = asyncio.create_task(workspace.apply(old, new, journal))
+    await asyncio.to_thread(writing.wait)
+    accepting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await accepting
+    then = snapshot(user)
+    await asyncio.sleep(0.2)
+    assert snapshot(user) == then
+    assert (await workspace.apply(old, new, journal)).conflict is None
+    assert snapshot(user) == snapshot(workspace.directory / "trees" / "t1-1")
+
+
+async def test_a_workspace_that_is_gone_is_not_made_anew(workspace: Workspace, user: Path) -> None:
+    await workspace.open()
+    tree, commit = await change(workspace, {"new/file.txt": "x"})
+    user.rename(user.with_name("away"))
+    journal = MemoryJournal()
+    with pytest.raises(EnvironmentProblem) as caught:
+        await workspace.apply(tree.base_commit, commit, journal)
+    assert caught.value.code == "MN-0603"
+    assert not user.exists()
+    user.with_name("away").rename(user)
+    assert (await workspace.apply(tree.base_commit, commit, journal)).conflict is None
+    assert (user / "new/file.txt").read_text() == "x"
+
+
+async def test_a_workspace_that_cannot_be_read_is_an_environment_problem_too(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = await big_change(workspace)
+
+    def forbidden(*_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("mnemosyne.workspace._sha256", forbidden)
+    with pytest.raises(EnvironmentProblem) as caught:
+        await workspace.apply(old, new, MemoryJournal())
+    assert caught.value.code == "MN-0603"
 
 
 # -- the overview ----------------------------------------------------------------------------------------------------

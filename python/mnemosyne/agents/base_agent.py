@@ -70,6 +70,7 @@ def current_context() -> AgentContext:
             "there is no work at hand",
             code="MN-0314",
             reason="the context exists only while execute_work runs, and in what it starts",
+            hint="read self.context inside execute_work",
         ) from None
 
 
@@ -91,7 +92,8 @@ async def call_agent(agent: AgentExecutionMixin, work_dict: dict[str, JsonValue]
     ``ValueError`` must not.
 
     Raises:
-        AgentError: What it returned is no result (MN-0307, the message names the keys), or it raised ``InvalidInput``.
+        AgentError: What it returned is no result (MN-0307, the message names the keys), or it raised ``InvalidInput``,
+            or ``CancelledError`` although nobody cancelled it.
     """
     try:
         if inspect.iscoroutinefunction(agent.execute_work):
@@ -100,6 +102,16 @@ async def call_agent(agent: AgentExecutionMixin, work_dict: dict[str, JsonValue]
             returned = await _in_thread(agent, work_dict)
     except InvalidInput as error:
         raise AgentError(error.message, code=error.code, reason=error.reason, hint=error.hint) from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Something that it awaited was cancelled. As a cancellation, which costs nobody anything, it would be tried
+        # again at once and for ever.
+        raise AgentError(
+            f"{type(agent).__name__} raised CancelledError, but its work was not cancelled",
+            hint="catch the CancelledError of what execute_work awaits",
+        ) from error
     return _checked(type(agent).__name__, returned)
 
 
@@ -108,9 +120,17 @@ async def _in_thread(agent: AgentExecutionMixin, work_dict: dict[str, JsonValue]
     if _pool is None:
         _pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="mnemosyne-agent")
     run = contextvars.copy_context().run
-    returned: object = await asyncio.get_running_loop().run_in_executor(_pool, run, agent.execute_work, work_dict)
+    returned = await asyncio.get_running_loop().run_in_executor(_pool, run, _call, agent, work_dict)
     # A plain function may still hand back something to await, a wrapper around a coroutine function for one.
     return await returned if inspect.isawaitable(returned) else returned
+
+
+def _call(agent: AgentExecutionMixin, work_dict: dict[str, JsonValue]) -> object:
+    try:
+        return agent.execute_work(work_dict)
+    except StopIteration as error:
+        # A future refuses this one exception, and whoever waits for it would wait for ever; a coroutine does the same.
+        raise RuntimeError(f"{type(agent).__name__}.execute_work raised StopIteration") from error
 
 
 def _checked(name: str, returned: object) -> dict[str, JsonValue]:

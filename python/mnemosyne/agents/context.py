@@ -178,17 +178,20 @@ class AgentContext:
 
         Raises:
             Fenced: Another claim has taken the item over.
-            AgentError: The output is not JSON (MN-0310).
+            AgentError: The output is not JSON, or holds text that is not UTF-8 (MN-0310).
         """
 
         async def run() -> tuple[JsonValue, Usage | None]:
             output = await function()
             try:
                 # What a replay would give: a tuple, say, comes back as a list, and must the first time too.
-                normal: JsonValue = json.loads(canonical_json(output))
+                normal: JsonValue = json.loads(canonical_json(output).decode("utf-8"))
             except (TypeError, ValueError) as error:
                 raise AgentError(
-                    f"the output of step {name!r} is not JSON", code="MN-0310", reason=str(error)
+                    f"the output of step {name!r} is not JSON",
+                    code="MN-0310",
+                    reason=str(error),
+                    hint="return None, numbers, UTF-8 text, and lists and dicts of these",
                 ) from error
             return normal, None
 
@@ -297,7 +300,8 @@ def _index(listed: list[JsonValue]) -> dict[tuple[str, str], _Records]:
 
 
 def _text(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]
+    # A file name can hold bytes that are not UTF-8; the journal cannot.
+    return f"{type(error).__name__}: {error}"[:_ERROR_LENGTH].encode("utf-8", "replace").decode("utf-8")
 
 
 def _spent(error: Exception) -> JsonValue:

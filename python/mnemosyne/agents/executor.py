@@ -60,6 +60,7 @@ class ExecutorAgent(ClaudeAgent):
             description=task.description if task is not None else "",
             scope=task.file_scope if task is not None else item.file_scope,
             attempt=self.context.attempt,
+            setup=self.context.setup,
         )
 
 

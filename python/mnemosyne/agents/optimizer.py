@@ -40,7 +40,10 @@ class OptimizerAgent(AgentExecutionMixin):
         """Return ``data`` with the ``pack``."""
         if self.context.files is None:
             raise AgentError(
-                "the Optimizer has no project to read", code="MN-0313", reason="the item belongs to no run"
+                "the Optimizer has no project to read",
+                code="MN-0313",
+                reason="the item belongs to no run",
+                hint="submit a prompt or a plan with Orchestra.submit; its tasks come with a project",
             )
         context = item_context(work_dict)
         task, feedback = context.get("task"), context.get("feedback")

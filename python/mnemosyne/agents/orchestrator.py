@@ -83,10 +83,11 @@ class OrchestratorAgent(ClaudeAgent):
             case Phase.PROMPT_TO_SPEC:
                 return await self._write("spec", Spec, prompts.prompt_to_spec(context), _spec_problems)
             case Phase.SPEC_TO_FULL_SPEC:
-                check = _full_spec_check(context.get("spec"))
-                return await self._write("full_spec", FullSpec, prompts.spec_to_full_spec(context), check)
+                check_full = _full_spec_check(context.get("spec"))
+                return await self._write("full_spec", FullSpec, prompts.spec_to_full_spec(context), check_full)
             case Phase.FULL_SPEC_TO_PLAN:
-                return await self._write("plan", Plan, prompts.full_spec_to_plan(context), plan_problems)
+                check_plan = _plan_check(context.get("spec"))
+                return await self._write("plan", Plan, prompts.full_spec_to_plan(context), check_plan)
             case other:
                 raise InvalidInput(f"the Orchestrator has no work in phase {other!r}", code="MN-0117")
 
@@ -111,19 +112,43 @@ class OrchestratorAgent(ClaudeAgent):
 
 
 def _spec_problems(spec: Spec) -> list[str]:
-    return [f"requirement id {name} is used more than once" for name in _repeated([r.id for r in spec.requirements])]
+    names = [requirement.id for requirement in spec.requirements]
+    problems = [f"requirement id {name} is used more than once" for name in _repeated(names)]
+    # A task names its requirements in its text, so an id has to be one word there.
+    return problems + [f"requirement id {name!r} is not one word like R1" for name in names if _words(name) != {name}]
+
+
+def _requirement_ids(spec: JsonValue) -> set[str]:
+    requirements = spec.get("requirements") if isinstance(spec, dict) else None
+    entries = requirements if isinstance(requirements, list) else []
+    return {str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry}
+
+
+def _words(text: str) -> set[str]:
+    """Split as ``rust/core/src/advance.rs`` does, which gives a task the requirements that its text names."""
+    return set(re.findall(r"(?:[^\W_]|[-_])+", text))
 
 
 def _full_spec_check(spec: JsonValue) -> Callable[[FullSpec], list[str]]:
-    requirements = spec.get("requirements") if isinstance(spec, dict) else None
-    entries = requirements if isinstance(requirements, list) else []
-    known = {str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry}
+    known = _requirement_ids(spec)
 
     def check(full: FullSpec) -> list[str]:
         named = {name for part in full.components for name in part.requirements} | {
             t.requirement for t in full.test_plan
         }
         return [f"there is no requirement {name}" for name in sorted(named - known)] if known else []
+
+    return check
+
+
+def _plan_check(spec: JsonValue) -> Callable[[Plan], list[str]]:
+    known = _requirement_ids(spec)
+
+    def check(plan: Plan) -> list[str]:
+        named = known & {word for task in plan.tasks for word in _words(f"{task.title} {task.description}")}
+        # Where no task names any, each task is judged as a whole; named in part, the others would be judged by nobody.
+        left_out = sorted(known - named) if named else []
+        return plan_problems(plan) + [f"no task names requirement {name} in its description" for name in left_out]
 
     return check
 
@@ -141,7 +166,7 @@ def plan_problems(plan: Plan) -> list[str]:
             f"task {task.id}: the path {path!r} leaves the project" for path in task.file_scope if _leaves(path)
         ]
         if not task.file_scope:
-            problems.append(f"task {task.id} has an empty file_scope, so it may change nothing")
+            problems.append(f"task {task.id} has an empty file_scope: name the paths that it may change")
         if all(_PROVES_NOTHING.fullmatch(entry.command.strip()) for entry in task.acceptance):
             problems.append(f"task {task.id}: its acceptance succeeds whatever the change is, so it proves nothing")
     try:

@@ -32,16 +32,18 @@ class CommittedFiles:
         self._tag = tag
 
     async def list_files(self) -> list[str]:
-        """Return all paths, relative and sorted; links and submodules, which are no files, are left out."""
+        """Return all paths, relative and sorted, but links and submodules, which are no files, and names that are not
+        UTF-8, which a prompt cannot hold.
+        """
         output = await self._git("ls-tree", "-r", "-z", self._commit)
         entries = (line.partition(b"\t") for line in output.split(b"\0") if line)
-        files = (name for head, _, name in entries if head.startswith(b"100"))
-        return sorted(name.decode("utf-8", "surrogateescape") for name in files)
+        files = (name.decode("utf-8", "replace") for head, _, name in entries if head.startswith(b"100"))
+        return sorted(name for name in files if "\N{REPLACEMENT CHARACTER}" not in name)
 
     async def read_files(self, paths: Sequence[str]) -> dict[str, bytes]:
         """Return the contents of those that exist."""
         asked = [path for path in paths if "\n" not in path]  # the request is made of lines
-        lines = [f"{self._commit}:{path}\n".encode("utf-8", "surrogateescape") for path in asked]
+        lines = [f"{self._commit}:{path}\n".encode() for path in asked]
         if not lines:
             return {}
         output = await self._git("cat-file", "--batch", stdin=b"".join(lines))
@@ -68,5 +70,10 @@ class CommittedFiles:
             tag=self._tag,
         )
         if result.exit_code != 0 or result.truncated:
-            raise EnvironmentProblem("git cannot read the accepted files", code="MN-0254", reason=result.output[-500:])
+            raise EnvironmentProblem(
+                "git cannot read the accepted files",
+                code="MN-0254",
+                reason=result.output[-500:] or "it printed more than can be kept",
+                hint="look for a full disk or missing permissions, then `mnemosyne resume`",
+            )
         return result.stdout

@@ -3,7 +3,8 @@
 The agent is anybody's class. The tree it works in, the commit it is judged by, the gates and the acceptance are ours,
 so that taking a role's place can neither skip a gate nor raise a verdict (TRUTH-1).
 
-``execute``  makes the attempt's tree, calls the agent, commits. A commit without a change is no success.
+``execute``  makes the attempt's tree, calls the agent, commits. A commit without a change is no success; one of an
+             agent that gave up is where the next attempt starts.
 ``review``   runs the gates; only if they are green is the agent asked, and it can only lower the verdict.
 ``accept``   no agent: merge, joined gate, scope, into the user's workspace. One at a time for each run.
 ``optimize`` gives the agent the accepted files to read and stores its pack. The orchestrator's three kinds get an
@@ -145,18 +146,33 @@ async def _execute(agent: AgentExecutionMixin, context: AgentContext, services: 
     asked["tree"], asked["base_commit"] = str(tree.path), tree.base_commit
     _give_tree(context, services, tree.path)
     result = await call_agent(agent, work)
-    if not result["success"]:
-        return result
     data = _data(result)
+    # What came of it is ours to say. An attempt that gave up is committed too: the next one starts from there.
+    data |= {"commit": None, "base_commit": tree.base_commit, "tree": str(tree.path), "files": []}
     commit, changes = await workspace.commit_tree(tree, _message(context))
-    files: list[JsonValue] = [change.path for change in changes]
-    if not files:
-        said = str(data.get("summary") or "")[:_SAID]
-        result["success"] = False
-        result["error"] = "nothing was changed" + (f"; the executor said: {said}" if said else "")
-        return result
-    data |= {"commit": commit, "base_commit": tree.base_commit, "tree": str(tree.path), "files": files}
+    files = [change.path for change in changes]
+    problem = _unusable(files, str(data.get("summary") or ""))
+    if not problem:
+        data |= {"commit": commit, "files": list[JsonValue](files)}
+    elif result["success"]:
+        result["success"], result["error"] = False, problem
     return result
+
+
+def _unusable(files: list[str], said: str) -> str:
+    """Say why these changed files are no result; empty if they are one."""
+    if not files:
+        return "nothing was changed" + (f"; the executor said: {said[:_SAID]}" if said else "")
+    odd = [name for name in files if not _is_utf8(name)]
+    return f"these file names are not UTF-8: {', '.join(map(ascii, odd))}" if odd else ""
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 async def _review(agent: AgentExecutionMixin, context: AgentContext, services: Services, work: Json) -> Json:

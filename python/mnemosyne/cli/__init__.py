@@ -7,6 +7,7 @@ code. Nothing heavy is imported before a verb runs: ``mnemosyne --help`` costs a
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import traceback
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     before = _on_terminate(_raise_terminated)
     try:
         options = parse(arguments)
-        output.quiet = options.quiet
+        output.quiet, output.store = options.quiet, options.store
         return _handler(options)(options, output)
     except SystemExit as request:  # argparse, after --help and --version
         return request.code if isinstance(request.code, int) else 0
@@ -50,9 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         return output.interrupted(143 if isinstance(interrupt, _Terminated) else 130)
     except Exception as error:
-        return output.fail(_unexpected(error, debug), 1, trace=_trace(debug))
+        found = _unexpected(error, debug)
+        return output.fail(found, _exit_code(found), trace=_trace(debug))
     finally:
         _on_terminate(before)
+        if argv is None:
+            # The answer is out, and the process is about to end: a late signal must not turn "done" into a death.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
 
 
 def _handler(options: Options) -> Callable[[Options, Output], int]:
@@ -70,12 +76,25 @@ def _exit_code(problem: MnemosyneError) -> int:
 
 
 def _unexpected(error: Exception, debug: bool) -> MnemosyneError:
+    if isinstance(error, FileNotFoundError) and _folder_is_gone():
+        return EnvironmentProblem(
+            "the current folder does not exist any more",
+            code="MN-0212",
+            hint="go to a folder that exists, and run the command again",
+        )
     return MnemosyneError(
         f"unexpected {type(error).__name__}: {error}",
         code="MN-0900",
         reason="this is a fault of mnemosyne, or of a module it was given",
         hint="the traceback above says where" if debug else "run the same command again with --debug",
     )
+
+
+def _folder_is_gone() -> bool:
+    try:
+        return not os.getcwd()
+    except OSError:
+        return True
 
 
 def _trace(debug: bool) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnemosyne.cli.orchestrate import new_run
+from mnemosyne.cli.orchestrate import check_access, new_run
 from mnemosyne.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -26,12 +26,19 @@ def demo(options: Options, output: Output) -> int:
     return new_run(DEMO_PROMPT, lambda: _workspace(options.workspace), options.model or "demo", options, output)
 
 
-def serve(options: Options, _output: Output) -> int:
-    """Serve the demo model until interrupted."""
-    from mnemosyne.demo.server import main
+def serve(options: Options, output: Output) -> int:
+    """Serve the demo model until interrupted.
 
-    log = ["--log", str(options.log)] if options.log else []
-    return main(["--port", str(options.port), *log])
+    Raises:
+        EnvironmentProblem: The port is taken, or the log cannot be written (MN-0211).
+    """
+    from mnemosyne.demo.server import serve as serve_until_interrupted
+
+    def listens(base_url: str) -> None:
+        output.row("server", {"base_url": base_url}, [(base_url, 0, "")])
+
+    serve_until_interrupted(options.port, options.log, listens)
+    return 0
 
 
 def _workspace(given: Path | None) -> Path:
@@ -40,7 +47,9 @@ def _workspace(given: Path | None) -> Path:
     if given is None:
         workspace = free_directory(Path.cwd())
     else:
-        workspace = given.expanduser().absolute()
+        workspace = given.absolute()
+        if workspace.is_dir():
+            check_access(workspace)
         if (workspace.exists() or workspace.is_symlink()) and not is_sample(workspace):
             raise InvalidInput(
                 f"the workspace {workspace} holds something else than the sample of the demo",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
+from mnemosyne.cli.hints import resume_command, with_store
 from mnemosyne.errors import MnemosyneError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mnemosyne.models import AgentRole
     from mnemosyne.orchestra import Orchestra, Run, RunResult
 
-__all__ = ["Job", "drive", "finished_summary", "resume_command"]
+__all__ = ["Job", "drive", "finished_summary"]
 
 _DRAIN_SECONDS = 30.0
 """How long the first signal waits for work under way. A turn seldom takes longer; what is cut off is asked again."""
@@ -70,15 +70,6 @@ def drive(job: Job, options: Options, output: Output) -> int:
     return asyncio.run(_drive(job, options, output))
 
 
-def resume_command(run: str, options: Options) -> str:
-    """Return the command that resumes ``run`` when it is typed in the same folder."""
-    words = ["mnemosyne", "resume", run]
-    words += ["--store", str(options.store)] if options.store else []
-    # A run never remembers its key, nor where the key was.
-    words += ["--api-key-file", str(options.api_key_file)] if options.api_key_file else []
-    return shlex.join(words)
-
-
 def finished_summary(result: RunResult, options: Options) -> Summary:
     """Return the summary of a run, with a resume command that has the flags which it needs here."""
     summary = cast("Summary", dict(result.summary()))
@@ -86,6 +77,8 @@ def finished_summary(result: RunResult, options: Options) -> Summary:
         plain, summary["resume"] = summary["resume"], resume_command(result.id, options)
         if summary["error"] and summary["error"]["hint"] == plain:
             summary["error"] = {**summary["error"], "hint": summary["resume"]}
+    if summary["error"]:
+        summary["error"] = {**summary["error"], "hint": with_store(summary["error"]["hint"], options.store)}
     return summary
 
 
@@ -136,19 +129,22 @@ class _Signals:
         self._loop = asyncio.get_running_loop()
         self._work = asyncio.current_task()
         self._orchestra: Orchestra | None = None
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Put back at the end: the loop itself would leave SIGTERM to kill us between the last event and the exit."""
         self._draining: asyncio.Task[None] | None = None
         """Kept, since the loop itself holds tasks only weakly."""
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self._before:
             self._loop.add_signal_handler(number, self._arrived, number)
         return self
 
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number, handler in self._before.items():
             self._loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
     def drain_with(self, orchestra: Orchestra) -> None:
         """From now on there is a run, so that the first signal drains instead of giving up."""
@@ -168,7 +164,7 @@ class _Signals:
         try:
             await orchestra.drain(_DRAIN_SECONDS)
         except MnemosyneError as problem:
-            self._output.note(problem.format())
+            self._output.error(problem)
             self._give_up()
 
     def _give_up(self) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from mnemosyne.errors import InvalidInput
+from mnemosyne.errors import InvalidInput, StoreUnavailable
 
 if TYPE_CHECKING:
     from pydantic import SecretStr, ValidationError
@@ -21,6 +23,7 @@ __all__ = [
     "find_modules_from_here",
     "has_price",
     "read_agents",
+    "read_base_url",
     "read_budget",
     "read_key",
     "read_plan",
@@ -29,28 +32,68 @@ __all__ = [
 ]
 
 _SHOWN_PROBLEMS = 3
+_LARGEST_PROMPT = 1_000_000
+"""Bytes; more than any model reads, and it would be sent several times before a server said so."""
+_LARGEST_PLAN = 10_000_000
+"""Bytes."""
+_SAID = {
+    "extra_forbidden": "unknown key",
+    "missing": "this key is missing",
+    "model_type": "a JSON object is due",
+    "string_pattern_mismatch": "only letters, digits, dots, dashes and underscores, and a letter or digit first",
+}
+"""Where pydantic speaks of its own types; by the type of the problem."""
 
 
 def store_path(options: Options) -> Path:
-    """Return the store that the flags and the environment name."""
+    """Return the store that the flags and the environment name.
+
+    Raises:
+        StoreUnavailable: Nothing can be stored there: a folder or a pipe, or the way to it is barred (MN-0203).
+    """
     from mnemosyne.config.settings import default_store
 
-    return options.store.expanduser().absolute() if options.store else default_store()
+    try:
+        store = options.store.absolute() if options.store else default_store()
+    except RuntimeError as error:
+        raise _no_store("MNEMOSYNE_STORE" if os.environ.get("MNEMOSYNE_STORE") else "default", str(error)) from error
+    try:
+        mode = store.stat().st_mode
+    except FileNotFoundError:
+        return store
+    except OSError as error:
+        raise _no_store(store, error.strerror or str(error)) from error
+    if not stat.S_ISREG(mode):  # opening a pipe would wait for its writer
+        raise _no_store(store, "it is a directory" if stat.S_ISDIR(mode) else "it is not a regular file")
+    return store
+
+
+def _no_store(store: Path | str, reason: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"the store {store} cannot be opened",
+        code="MN-0203",
+        reason=reason,
+        hint="choose a file that you may read and write, with --store FILE",
+    )
 
 
 def read_prompt(given: str | None) -> str:
     """Return the prompt: the text itself, ``@FILE``, or ``-`` for stdin.
 
     Raises:
-        InvalidInput: It is empty (MN-0101) or cannot be read (MN-0102).
+        InvalidInput: It is empty (MN-0101), or cannot be read, is too long or is no text (MN-0102).
     """
     text = given or ""
+    if text == "@":
+        raise _unreadable("prompt", "no file is named after @")
     if text == "-" or text.startswith("@"):
-        text = _read_text("prompt", text.removeprefix("@"))
+        text = _read_text("prompt", text.removeprefix("@"), _LARGEST_PROMPT)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise _unreadable("prompt", "it is not valid UTF-8") from error
+    if "\0" in text:
+        raise _unreadable("prompt", "it holds a NUL character, so it is no text")
     if not text.strip():
         raise InvalidInput(
             "the prompt is empty",
@@ -70,21 +113,46 @@ def read_plan(source: str) -> Plan:
 
     from mnemosyne.models import Plan
 
-    text = _read_text("plan", source)
+    text = _read_text("plan", source, _LARGEST_PLAN)
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        raise _unreadable("plan", f"it is not JSON: {error}") from error
+        raise _unreadable("plan", f"it is not JSON: {error}", hint="correct the file; nothing was stored") from error
     try:
-        return Plan.model_validate(content)
+        plan = Plan.model_validate(content)
     except ValidationError as error:
-        problems = _problems(error)
+        raise _malformed(_problems(error)) from error
+    if _holds_nul(content):
+        raise _malformed(["one of its texts: it holds a NUL character, which no command and no path can"])
+    return plan
+
+
+def read_base_url(url: str | None) -> str | None:
+    """Return the base URL, checked; None where none is given.
+
+    A run remembers it: what cannot be one, or holds a secret, must not come so far (SECRET-1).
+
+    Raises:
+        InvalidInput: It is no http address, or holds a password (MN-0111).
+    """
+    from mnemosyne.config.settings import check_base_url
+
+    if url is None:
+        return None
+    if "@" in url:
+        raise InvalidInput("the base URL holds a password", code="MN-0111", hint="give the key by --api-key-file")
+    try:
+        parts = urlsplit(url)
+        usable = url.isprintable() and " " not in url and parts.port != 0 and not parts.query and not parts.fragment
+    except ValueError:
+        usable = False
+    if not usable:
         raise InvalidInput(
-            f"the plan is malformed at {problems[0]}",
-            code="MN-0103",
-            reason="; also at ".join(problems[1 : _SHOWN_PROBLEMS + 1]),
-            hint="correct the plan and run the command again; nothing was stored",
-        ) from error
+            f"the base URL {url!r} is not an http or https address",
+            code="MN-0111",
+            hint="for example --base-url http://127.0.0.1:8080",
+        )
+    return check_base_url(url)
 
 
 def read_agents(given: Sequence[str]) -> dict[AgentRole, str]:
@@ -154,13 +222,22 @@ def read_key(file: Path | None, base_url: str | None, model: str | None) -> Secr
     return resolve_api_key(file, base_url, model)
 
 
-def _read_text(what: str, source: str) -> str:
+def _read_text(what: str, source: str, most: int) -> str:
     try:
         if source == "-":
-            data = sys.stdin.buffer.read() if sys.stdin else b""
+            data = sys.stdin.buffer.read(most + 1) if sys.stdin else b""
         else:
-            data = Path(source).expanduser().read_bytes()
+            with Path(source).expanduser().open("rb") as file:
+                data = file.read(most + 1)  # no more: it may be a device without an end
+        if len(data) > most:
+            raise _unreadable(
+                what,
+                f"{_called(source)} holds more than {most:,} bytes",
+                hint="put long material into files of the workspace, and say where it is",
+            )
         return data.decode("utf-8-sig")
+    except InvalidInput:
+        raise
     except UnicodeDecodeError as error:
         raise _unreadable(what, f"{_called(source)} is not UTF-8") from error
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in a path, a user whose home is unknown
@@ -171,10 +248,34 @@ def _called(source: str) -> str:
     return "stdin" if source == "-" else repr(source)
 
 
-def _unreadable(what: str, reason: str) -> InvalidInput:
+def _unreadable(what: str, reason: str, hint: str = "name a readable UTF-8 file, or - for stdin") -> InvalidInput:
+    return InvalidInput(f"the {what} cannot be read", code="MN-0102", reason=reason, hint=hint)
+
+
+def _malformed(problems: Sequence[str]) -> InvalidInput:
+    more = "; ".join(problems[1 : _SHOWN_PROBLEMS + 1])
     return InvalidInput(
-        f"the {what} cannot be read", code="MN-0102", reason=reason, hint="name a readable UTF-8 file, or - for stdin"
+        f"the plan is malformed at {problems[0]}",
+        code="MN-0103",
+        reason=f"also at {more}" if more else "",
+        hint="correct the plan and run the command again; nothing was stored",
     )
+
+
+def _holds_nul(value: object) -> bool:
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    return any(map(_holds_nul, value)) if isinstance(value, list) else isinstance(value, str) and "\0" in value
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Refuse what JSON allows and nobody means: of two equal keys the first would be lost without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} is given twice in one object")
+    return found
 
 
 def _bad_agent(text: str, reason: str) -> InvalidInput:
@@ -195,7 +296,8 @@ def _problems(error: ValidationError) -> list[str]:
 
 
 def _wanted(problem: Mapping[str, object]) -> str:
-    return "unknown key" if problem["type"] == "extra_forbidden" else str(problem["msg"]).lower()
+    message = str(problem["msg"])
+    return _SAID.get(str(problem["type"])) or message[:1].lower() + message[1:]
 
 
 def _key_path(location: object) -> str:

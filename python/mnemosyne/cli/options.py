@@ -17,6 +17,11 @@ __all__ = ["MOST_CONCURRENT", "Options", "parse"]
 
 MOST_CONCURRENT = 64
 
+_LARGEST = 2**63 - 1
+"""What the store can hold."""
+_MOST_SHOWN = 60
+"""Characters of a wrong value that a message repeats."""
+
 _EPILOG = """\
 exit codes:
   0 done   1 run failed or cancelled   2 bad input   3 environment (key, server, store)
@@ -92,7 +97,7 @@ def _parser() -> _Parser:
     common = _strict(_Parser(add_help=False))
     group = common.add_argument_group("everywhere")
     group.add_argument(
-        "--store", type=Path, metavar="FILE", help="the store (default: MNEMOSYNE_STORE, else XDG state)"
+        "--store", type=_path, metavar="FILE", help="the store (default: MNEMOSYNE_STORE, else XDG state)"
     )
     group.add_argument("--json", action="store_true", help="one JSON object per line on stdout, a summary as the last")
     group.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -123,11 +128,11 @@ def _orchestrate(parser: _Parser) -> None:
 
 
 def _run_flags(parser: _Parser, *, workspace: str) -> None:
-    parser.add_argument("--workspace", type=Path, metavar="DIR", help=workspace)
+    parser.add_argument("--workspace", type=_path, metavar="DIR", help=workspace)
     parser.add_argument(
         "--max-concurrent", type=_whole(1, MOST_CONCURRENT), metavar="N", help="tasks at the same time (default: 4)"
     )
-    parser.add_argument("--model", metavar="M", help="model for all roles; demo is the offline one")
+    parser.add_argument("--model", type=_name, metavar="M", help="model for all roles; demo is the offline one")
     parser.add_argument("--base-url", metavar="URL", help="any server that speaks the Messages API")
     parser.add_argument(
         "--agent",
@@ -141,7 +146,7 @@ def _run_flags(parser: _Parser, *, workspace: str) -> None:
 def _spending_flags(parser: _Parser) -> None:
     parser.add_argument("--budget-usd", type=_money, metavar="X", help="stop before more than X dollars are spent")
     parser.add_argument("--budget-tokens", type=_whole(1), metavar="N", help="stop before more than N tokens are used")
-    parser.add_argument("--api-key-file", type=Path, metavar="F", help="read the API key from F (mode 0600)")
+    parser.add_argument("--api-key-file", type=_path, metavar="F", help="read the API key from F (mode 0600)")
     parser.add_argument("--quiet", action="store_true", help="only the final summary")
 
 
@@ -162,11 +167,11 @@ def _events(parser: _Parser) -> None:
 
 def _demo(parser: _Parser, common: _Parser) -> None:
     _run_flags(parser, workspace="an empty folder, or one with the sample (default: ./mnemosyne-demo or the next free)")
-    verbs = parser.add_subparsers(metavar="serve", title="commands")
+    verbs = parser.add_subparsers(metavar="[serve]", title="commands")
     text = "serve the demo model over HTTP on loopback; the base URL is the first line"
     serve = _strict(verbs.add_parser("serve", parents=[common], help=text, description=_sentence(text)))
     serve.add_argument("--port", type=_whole(0, 65535), metavar="N", help="default: any free one")
-    serve.add_argument("--log", type=Path, metavar="FILE", help="append a JSON line per request")
+    serve.add_argument("--log", type=_path, metavar="FILE", help="append a JSON line per request")
     serve.set_defaults(handler="mnemosyne.cli.demo:serve", command="mnemosyne demo serve")
 
 
@@ -183,19 +188,43 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
-    wanted = f"a whole number from {lowest} to {highest}" if highest else f"a whole number of at least {lowest}"
+def _whole(lowest: int, highest: int = _LARGEST) -> Callable[[str], int]:
+    wanted = f"a whole number from {lowest} to {highest}"
+    if highest == _LARGEST:
+        wanted = f"a whole number of at least {lowest}"
 
     def read(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = lowest - 1
-        if value < lowest or (highest is not None and value > highest):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        if value > _LARGEST:
+            raise argparse.ArgumentTypeError(f"{_short(text)} is too large a number")
+        if value < lowest or value > highest:
+            raise argparse.ArgumentTypeError(f"{_short(text)} is not {wanted}")
         return value
 
     return read
+
+
+def _path(text: str) -> Path:
+    # Path("") is the current folder: a variable that is not set must not choose what is worked on.
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{_short(text)}: the home folder of that user is not known") from error
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
 
 
 def _money(text: str) -> float:
@@ -204,5 +233,5 @@ def _money(text: str) -> float:
     except ValueError:
         value = 0.0
     if not math.isfinite(value) or value <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an amount of more than 0 dollars")
+        raise argparse.ArgumentTypeError(f"{_short(text)} is not an amount of more than 0 dollars")
     return value

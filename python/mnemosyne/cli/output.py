@@ -8,15 +8,18 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from mnemosyne.cli.hints import with_store
 from mnemosyne.cli.progress import Progress, event_line
 from mnemosyne.cli.style import Style, one_line
-from mnemosyne.cli.summary import ErrorForm, Summary, empty_usage, error_lines, summary_lines
+from mnemosyne.cli.summary import ErrorForm, Summary, error_lines, stopped_lines, summary_lines
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mnemosyne.errors import MnemosyneError
     from mnemosyne.models import Event
 
@@ -44,6 +47,7 @@ class Output:
 
     Attributes:
         quiet: Only the final summary, and errors.
+        store: The store that a flag named, for hints.
         about: Filled by the verbs as they learn it.
         deaf: Nobody reads stdout any more; work goes on, since a closed viewer is no reason to lose paid work.
     """
@@ -51,14 +55,22 @@ class Output:
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
         self.quiet = False
+        self.store: Path | None = None
         self.about = About()
         self.deaf = False
         self._style = Style(sys.stdout)
         self._progress = Progress(self._style)
         self._began = time.monotonic()
         self._summarised = False
+        self._answer: int | None = None
+        """What the command has already said that it exits with."""
         for stream in (sys.stdout, sys.stderr):
             _never_fail_on(stream)
+
+    @property
+    def width(self) -> int:
+        """Characters per line."""
+        return self._style.width
 
     def began(self) -> None:
         """Say which run is worked on, as the head of the progress lines."""
@@ -71,10 +83,11 @@ class Output:
 
     def event(self, event: Event) -> None:
         """Show an event as it comes: its line of progress, or its JSON."""
+        lines = self._progress.lines(event)
         if self.as_json:
             self._json("event", _event_form(event))
             return
-        for line in self._progress.lines(event):
+        for line in lines:
             if not self.quiet:
                 self._print(line)
 
@@ -85,12 +98,12 @@ class Output:
         else:
             self._print(event_line(event, self._style))
 
-    def row(self, kind: str, form: Mapping[str, object], text: str) -> None:
-        """Show one thing of a list: its JSON, or its line of text."""
+    def row(self, kind: str, form: Mapping[str, object], cells: Sequence[tuple[str, int, str]]) -> None:
+        """Show one thing of a list: its JSON, or its cells (text, width, colour) on a line."""
         if self.as_json:
             self._json(kind, form)
         else:
-            self._print(text)
+            self._print(self._style.row(cells))
 
     def text(self, lines: Iterable[str]) -> None:
         """Show text to people; nothing with ``--json``."""
@@ -98,9 +111,14 @@ class Output:
             for line in lines:
                 self._print(line)
 
+    def remember(self, event: Event) -> None:
+        """Take note of an event that is not shown now, for the summary: why attempts were rejected."""
+        self._progress.lines(event)
+
     def summary(self, summary: Summary, *, with_error: bool = False) -> None:
         """Show the summary of a run; ``with_error`` where the error is the answer and not what went wrong."""
         self._summarised = True
+        self._answer = None if with_error else summary["exit_code"]
         if self.as_json:
             return self._json("summary", summary)
         if not self.quiet and not with_error:
@@ -114,28 +132,35 @@ class Output:
 
     def note(self, text: str) -> None:
         """Say something on stderr that is no error."""
-        self._complain(text)
+        # A terminal has just shown ^C on the line where we are.
+        self._complain(f"\n{text}" if sys.stderr.isatty() else text)
 
-    def error(self, error: ErrorForm) -> None:
-        """Show why a run is not done."""
-        self._complain("\n".join(error_lines(error)))
+    def error(self, error: ErrorForm | MnemosyneError) -> None:
+        """Show why a run, or a command, is not done."""
+        form = error if isinstance(error, dict) else self._error_form(error)
+        self._complain("\n".join(error_lines(form)))
 
     def fail(self, problem: MnemosyneError, exit_code: int, *, trace: str = "") -> int:
         """Show an error that ended the command, with the summary that ``--json`` owes; returns the exit code."""
         self._complain(trace.rstrip())
-        self._complain(problem.format())
+        error = self._error_form(problem)
+        self.error(error)
         if self.as_json and not self._summarised:
-            form = problem.to_dict()
-            error = ErrorForm(code=form["code"], message=form["message"], reason=form["reason"], hint=form["hint"])
             resumable = self.about.run is not None and exit_code != 1
             self.summary(self._own_summary("interrupted" if resumable else "failed", exit_code, error))
         return exit_code
 
     def interrupted(self, exit_code: int) -> int:
-        """Say that a signal ended the command; returns the exit code."""
+        """Say that a signal ended the command; returns the exit code: that of the summary, once it was given."""
+        if self._answer is not None:
+            return self._answer
         if not self._summarised:
-            if self.as_json or self.about.run:
+            if self.as_json:
                 self.summary(self._own_summary("interrupted", exit_code, None))
+            elif self.about.run:
+                # What it used and how far it came is in the store, not here: nothing is said rather than zeros.
+                self._summarised = True
+                self.text(stopped_lines(self.about.run, self.about.resume, self._style))
             else:
                 self._complain("interrupted")
         return exit_code
@@ -159,7 +184,7 @@ class Output:
             "workspace": about.workspace,
             "phases": [],
             "tasks": [],
-            "usage": empty_usage(),
+            "usage": self._progress.usage,
             "budget": {"usd": about.budget_usd, "tokens": about.budget_tokens},
             "restarts": 0,
             "resumes": 0,
@@ -167,6 +192,10 @@ class Output:
             "error": error,
             "resume": about.resume if about.run and state == "interrupted" else None,
         }
+
+    def _error_form(self, problem: MnemosyneError) -> ErrorForm:
+        hint = with_store(problem.hint, self.store)
+        return {"code": problem.code, "message": problem.message, "reason": problem.reason, "hint": hint}
 
     def _json(self, kind: str, form: Mapping[str, object]) -> None:
         # Escaped to ASCII: it reads back the same everywhere, whatever the locale and whatever bytes a path is made of.

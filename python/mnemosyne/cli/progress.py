@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from mnemosyne.cli.style import Style, one_line, short_count
+from mnemosyne.cli.summary import add_usage, empty_usage
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -19,6 +20,13 @@ __all__ = ["Progress", "event_line"]
 
 _STEPS = {"optimizer": "optimize", "executor": "execute", "reviewer": "review", "orchestrator": "accept"}
 _TELLING = re.compile(r"^\s*(\w*(Error|Exception|Failure)\b.*|error\b.*)$", re.MULTILINE)
+_TROUBLE = {
+    "review_rejected": ("rejected", "feedback"),
+    "work_failed": ("failed", "error"),
+    "work_dead": ("given up", "error"),
+    "task_failed": ("failed", "reason"),
+}
+"""Kind -> what the summary says of it, and the key of its data that says why."""
 _TOKEN_KEYS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
 
 
@@ -42,11 +50,13 @@ class Progress:
     """Turns the events of one run into lines; remembers when it began and how many tokens were used.
 
     Attributes:
-        rejections: Task -> why each of its attempts so far was rejected, for the summary.
+        rejections: Task -> why each of its attempts so far came to nothing, for the summary.
+        usage: What the turns of these events used.
     """
 
     def __init__(self, style: Style) -> None:
         self.rejections: dict[str, list[str]] = {}
+        self.usage = empty_usage()
         self._style = style
         self._began: datetime | None = None
         self._tokens = 0
@@ -60,9 +70,7 @@ class Progress:
         at = datetime.fromisoformat(event.at)
         self._began = self._began or at
         self._count(event.data)
-        if event.kind == "review_rejected" and event.task:
-            why = f"attempt {event.attempt} rejected: {_telling(event.data.get('feedback'))}"
-            self.rejections.setdefault(event.task, []).append(why)
+        self._note_trouble(event)
         said = _of_run(event) or _of_task(event) or _of_agent(event)
         if said is None:
             return []
@@ -73,6 +81,17 @@ class Progress:
             lines.append(self._style.row([(f"{_DETAIL}{one_line(said.detail)}", 0, "dim")]))
         return lines
 
+    def _note_trouble(self, event: Event) -> None:
+        if not event.task or event.kind not in _TROUBLE:
+            return
+        how, key = _TROUBLE[event.kind]
+        attempt = f"attempt {event.attempt} " if event.kind != "task_failed" else ""
+        why = f"{attempt}{how}: {_telling(event.data.get(key))}"
+        said = self.rejections.setdefault(event.task, [])
+        # The end of a task repeats what its last attempt came to.
+        if why not in said and not (said and event.kind == "task_failed" and said[-1].endswith(why.split(": ", 1)[1])):
+            said.append(why)
+
     def _row(self, elapsed: str, tokens: str, where: str, task: str, step: str, said: _Said) -> str:
         cells = [(elapsed, _ELAPSED, "dim"), (tokens, _TOKENS, "dim"), ("  ", 2, ""), (where, _WHERE, "dim")]
         cells += [("  ", 2, ""), (task, _TASK, ""), (step, _STEP, ""), (one_line(said.text), 0, said.colour)]
@@ -82,6 +101,7 @@ class Progress:
         usage = data.get("usage")
         if isinstance(usage, dict):
             self._tokens += sum(int(value) for key in _TOKEN_KEYS if isinstance(value := usage.get(key), int | float))
+            add_usage(self.usage, usage)
 
 
 def event_line(event: Event, style: Style) -> str:
@@ -154,7 +174,7 @@ def _of_task(event: Event) -> _Said | None:
 def _of_agent(event: Event) -> _Said | None:
     data = event.data
     match event.kind:
-        case "agent_failed":
+        case "agent_failed" if not event.item:  # of an item, its work_failed says the same
             return _Said("failed", colour="warn", detail=_telling(data.get("error")))
         case "agent_health_degraded":
             return _Said(f"unhealthy after {data.get('count')} errors", colour="warn")

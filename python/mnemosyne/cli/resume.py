@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mnemosyne.cli import inputs
 from mnemosyne.cli.drive import Job, drive
-from mnemosyne.cli.runs import find_run, known_runs, run_line
+from mnemosyne.cli.runs import find_run, known_runs, list_them
 from mnemosyne.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def _only_one(runs: list[RunOverview], store: Path, output: Output) -> RunOvervi
     for candidates in (resumable, here):
         if len(candidates) == 1:
             return candidates[0]
-    output.text(run_line(run) for run in resumable)
+    if not output.as_json:
+        list_them(resumable, output)
     raise InvalidInput(
         f"{len(resumable)} runs are interrupted, and it is not clear which one is meant",
         code="MN-0118",

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from mnemosyne.cli.output import Output
     from mnemosyne.orchestra import RunOverview, RunResult
 
-__all__ = ["cancel", "events", "find_run", "known_runs", "run_line", "runs", "show"]
+__all__ = ["cancel", "events", "find_run", "known_runs", "list_them", "runs", "show"]
 
 _ENDED = ("done", "failed", "cancelled")
+_WIDE = 120
+"""Characters from which a list of runs shows their phases and goals too."""
 _LOOK_SECONDS = 0.1
 _CANCEL_LOOKS = 50
 """How often ``cancel`` looks whether the run ended. The process that works on it looks for commands every 0.2 s."""
@@ -31,14 +33,13 @@ def runs(options: Options, output: Output) -> int:
     found = asyncio.run(known_runs(store))
     if not found:
         output.text([f"there are no runs in {store}"])
-    for run in found:
-        output.row("run", _form(run), run_line(run))
+    list_them(found, output)
     return 0
 
 
 def show(options: Options, output: Output) -> int:
     """Show one run. That it failed is the answer, not an error: exit code 0."""
-    result = asyncio.run(_result(store_path(options), _named(options)))
+    result = asyncio.run(_told(store_path(options), _named(options), output))
     output.summary(finished_summary(result, options), with_error=True)
     return 0
 
@@ -74,7 +75,7 @@ def cancel(options: Options, output: Output) -> int:
 async def known_runs(store: Path) -> list[RunOverview]:
     """Return the runs of a store; none where there is no store, and asking does not make one."""
     if not store.exists():
-        return []
+        return []  # store_path() refused what is there and cannot be opened
     from mnemosyne.orchestra import list_runs
 
     return await list_runs(store)
@@ -94,12 +95,20 @@ def find_run(found: Sequence[RunOverview], run: str, store: Path) -> RunOverview
     )
 
 
-def run_line(run: RunOverview) -> str:
-    """Return the line of a run in a list."""
+def list_them(found: Sequence[RunOverview], output: Output) -> None:
+    """Show a list of runs, one line each."""
+    rows = [_cells(run, wide=output.width >= _WIDE) for run in found]
+    widths = [max(len(text) for text, _ in column) + 2 for column in zip(*rows, strict=True)][:-1]
+    for run, cells in zip(found, rows, strict=True):
+        placed = zip(cells, [*widths, 0], strict=True)
+        output.row("run", _form(run), [(text, width, colour) for (text, colour), width in placed])
+
+
+def _cells(run: RunOverview, *, wide: bool) -> list[tuple[str, str]]:
     state = f"{run.state} (pid {run.pid})" if run.alive and run.pid else run.state
-    created = run.created_at[:16].replace("T", " ")
-    goal = one_line(run.prompt or "from a plan")
-    return f"{run.id:<16}  {state:<12}  {run.phase:<17}  {created}  {run.workspace}  {goal[:60]}".rstrip()
+    begun = f"{run.created_at[:16].replace('T', ' ')} UTC"
+    cells = [(run.id, "strong"), (state, ""), (begun, "dim"), (one_line(run.workspace), "")]
+    return [*cells, (run.phase, ""), (one_line(run.prompt or "from a plan"), "dim")] if wide else cells
 
 
 async def _found(store: Path, run: str) -> RunOverview:
@@ -111,6 +120,16 @@ async def _result(store: Path, run: str) -> RunResult:
     from mnemosyne.orchestra import show_run
 
     return await show_run(store, run)
+
+
+async def _told(store: Path, run: str, output: Output) -> RunResult:
+    """The result, with the events remembered that say why attempts came to nothing."""
+    result = await _result(store, run)
+    from mnemosyne.orchestra import read_events
+
+    async for event in read_events(store, run, since=0, follow=False):
+        output.remember(event)
+    return result
 
 
 async def _print_events(store: Path, run: str, options: Options, output: Output) -> None:

@@ -15,8 +15,10 @@ __all__ = [
     "Summary",
     "TaskForm",
     "UsageForm",
+    "add_usage",
     "empty_usage",
     "error_lines",
+    "stopped_lines",
     "summary_lines",
 ]
 
@@ -29,9 +31,14 @@ _COLOURS = {
     "interrupted": "warn",
     "budget": "warn",
     "skipped": "warn",
+    "stopped": "warn",
 }
 
 _NOT_BEGUN = ("blocked", "ready", "skipped")
+_LIVING = ("running", "paused", "waiting")
+_UNDER_WAY = ("running", "reviewing")
+_MOST_SAID = 1_000
+"""Characters of a message or a reason."""
 
 
 class PhaseForm(TypedDict):
@@ -135,6 +142,17 @@ def empty_usage() -> UsageForm:
     }
 
 
+def add_usage(total: UsageForm, usage: Mapping[str, object]) -> None:
+    """Add what one turn used."""
+    for key in ("turns", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"):
+        value = usage.get(key)
+        if isinstance(value, int):
+            total[key] += value
+    cost = usage.get("cost_usd")
+    if isinstance(cost, int | float):
+        total["cost_usd"] += cost
+
+
 def summary_lines(
     summary: Summary, style: Style, *, priced: bool = True, rejections: Mapping[str, Sequence[str]] | None = None
 ) -> list[str]:
@@ -150,43 +168,63 @@ def summary_lines(
     head = f"{summary['run'] or 'no run'}  {summary['seconds']:.1f} s"
     lines = [style.row([(f"{state}  ", 0, _COLOURS.get(state, "strong")), (head, 0, "strong")])]
     if summary["phases"]:
-        lines += ["", style.paint("phases", "dim"), *(_phase(phase, style) for phase in summary["phases"])]
+        lines += ["", style.paint("phases", "dim"), *(_phase(phase, state, style) for phase in summary["phases"])]
     if summary["tasks"]:
         lines += ["", style.paint("tasks", "dim")]
         width = max(len(one_line(task["id"])) for task in summary["tasks"])
         for task in summary["tasks"]:
-            lines += _task(task, width, style, (rejections or {}).get(task["id"], ()))
+            lines += _task(task, state, width, style, (rejections or {}).get(task["id"], ()))
     lines += ["", *_totals(summary, style, priced=priced)]
     return lines
 
 
 def error_lines(error: ErrorForm) -> list[str]:
     """Return an error in the form of the command line: what, why, what next."""
-    lines = [f"error[{error['code']}]: {error['message']}"]
-    lines += [f"  why: {error['reason']}"] if error["reason"] else []
-    lines += [f"  hint: {error['hint']}"] if error["hint"] else []
+    lines = [f"error[{error['code']}]: {_cut(error['message'])}"]
+    lines += [f"  why: {_cut(error['reason'])}"] if error["reason"] else []
+    lines += [f"  hint: {one_line(error['hint'])}"] if error["hint"] else []
     return lines
 
 
-def _phase(phase: PhaseForm, style: Style) -> str:
+def stopped_lines(run: str, resume: str | None, style: Style) -> list[str]:
+    """Return what is left to say of a run that was stopped at once."""
+    lines = [f"{style.paint('interrupted', 'warn')}  {style.paint(run, 'strong')}"]
+    return [*lines, f"{style.paint('resume'.ljust(10), 'dim')}{resume}"] if resume else lines
+
+
+def _cut(text: str) -> str:
+    """One line, and not a screen of it: a server, or a plan with a thousand tasks, may say more than helps."""
+    line = one_line(text)
+    return line if len(line) <= _MOST_SAID else f"{line[:_MOST_SAID]}..."
+
+
+def _now(state: str, run_state: str) -> str:
+    """The state of a part of a run: nothing is under way in a run that is not (TRUTH-2)."""
+    return "stopped" if state in _UNDER_WAY and run_state not in _LIVING else state
+
+
+def _phase(phase: PhaseForm, run_state: str, style: Style) -> str:
+    state = _now(phase["state"], run_state)
     seconds = "" if phase["seconds"] is None else f"{phase['seconds']:.1f} s"
     return style.row(
         [
             (f"  {phase['name']}", 22, ""),
-            (phase["state"], 10, _COLOURS.get(phase["state"], "")),
+            (state, 10, _COLOURS.get(state, "")),
             (seconds, -9, "dim"),
             (f"  {one_line(phase['artifact'] or '')}", 0, ""),
         ]
     )
 
 
-def _task(task: TaskForm, width: int, style: Style, rejections: Sequence[str]) -> list[str]:
-    attempts = "" if task["state"] in _NOT_BEGUN else _many(task["attempts"], "attempt")
+def _task(task: TaskForm, run_state: str, width: int, style: Style, rejections: Sequence[str]) -> list[str]:
+    state = _now(task["state"], run_state)
+    begun = state not in _NOT_BEGUN and (state != "cancelled" or task["evidence"] or rejections)
+    attempts = _many(task["attempts"], "attempt") if begun else ""
     lines = [
         style.row(
             [
                 (f"  {one_line(task['id'])}", width + 4, "strong"),
-                (task["state"], 11, _COLOURS.get(task["state"], "")),
+                (state, 11, _COLOURS.get(state, "")),
                 (attempts, 12, ""),
                 (one_line(task["title"]), 0, ""),
             ]

@@ -1,8 +1,8 @@
 """The key of the model's API: found here once, kept in a ``SecretStr``, never printed (SECRET-1).
 
-Order: the file that a flag names, ``ANTHROPIC_API_KEY``, ``ANTHROPIC_AUTH_TOKEN``. The first that is there wins and
-nothing else is looked at: a flag that names a bad file is an error, not a reason to try the environment, because the
-user would then pay with a key they did not choose.
+Order: the file that a flag names, the key that an embedding program gave (:func:`provide`), ``ANTHROPIC_API_KEY``,
+``ANTHROPIC_AUTH_TOKEN``. The first that is there wins and nothing else is looked at: a flag that names a bad file is an
+error, not a reason to try the environment, because the user would then pay with a key they did not choose.
 """
 
 from __future__ import annotations
@@ -15,12 +15,32 @@ from pydantic import SecretStr
 
 from mnemosyne.errors import EnvironmentProblem, InvalidInput, MissingCredential
 
-__all__ = ["NO_KEY", "resolve_api_key"]
+__all__ = ["NO_KEY", "provide", "resolve_api_key"]
 
 NO_KEY = "mnemosyne-no-key"
 """Sent to a server that the user named without a key: servers on one's own machine want a header, any header."""
 
 _LARGEST_KEY_FILE = 16_384  # bytes; no key is larger, and a mistyped path must not be read into memory
+
+_provided: SecretStr | None = None
+
+
+def provide(key: str) -> None:
+    """Keep the key of a program that embeds us (``Config::api_key`` in Rust), which never goes through the environment.
+
+    Raises:
+        InvalidInput: It is no key (MN-0151).
+    """
+    global _provided
+    key = key.strip()
+    if not _is_key(key):
+        raise InvalidInput(
+            "the API key given by the embedding program cannot be used",
+            code="MN-0151",
+            reason="it is empty, or holds something else than printable ASCII without spaces",
+            hint="give the key, and nothing else, as api_key in the Config",
+        )
+    _provided = SecretStr(key)
 
 
 def resolve_api_key(file: Path | None, base_url: str | None, model: str | None) -> SecretStr:
@@ -40,6 +60,8 @@ def resolve_api_key(file: Path | None, base_url: str | None, model: str | None) 
         return SecretStr(_read(file))
     if model == "demo":
         return SecretStr(NO_KEY)
+    if _provided is not None:
+        return _provided
     for variable in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
         value = os.environ.get(variable, "").strip()
         if value:
@@ -77,9 +99,13 @@ def _read(file: Path) -> str:
     finally:
         os.close(descriptor)
     key = content.decode("ascii", "replace").strip()
-    if not key or len(content) > _LARGEST_KEY_FILE or not key.isascii() or not key.isprintable() or " " in key:
+    if len(content) > _LARGEST_KEY_FILE or not _is_key(key):
         raise _bad_file(file, "it does not hold exactly one key")
     return key
+
+
+def _is_key(text: str) -> bool:
+    return bool(text) and text.isascii() and text.isprintable() and " " not in text
 
 
 def _bad_file(file: Path, reason: str) -> InvalidInput:

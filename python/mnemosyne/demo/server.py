@@ -19,7 +19,7 @@ import socketserver
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -28,7 +28,7 @@ from mnemosyne.demo.model import answer
 from mnemosyne.demo.wire import Block, RefusedError
 from mnemosyne.errors import EnvironmentProblem
 
-__all__ = ["DemoServer", "main"]
+__all__ = ["DemoServer", "main", "serve"]
 
 _MAX_BODY_BYTES = 32_000_000
 _MAX_LINE_BYTES = 65_536
@@ -278,21 +278,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--log", metavar="FILE", help="append a JSON line per request to FILE")
     options = parser.parse_args(argv)
     try:
-        log = open(options.log, "a", encoding="utf-8") if options.log else None  # noqa: SIM115 (open while we serve)
-        server = DemoServer(options.port, log)
-    except (OSError, OverflowError) as error:
-        problem = EnvironmentProblem(
-            "the demo server cannot start", code="MN-0211", reason=str(error), hint="choose another --port or --log"
-        )
+        serve(options.port, options.log, lambda base_url: print(base_url, flush=True))
+    except EnvironmentProblem as problem:
         print(problem.format(), file=sys.stderr)
         return 3
-    with server:
-        print(server.base_url, flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            return 130
+    except KeyboardInterrupt:
+        return 130
     return 0
+
+
+def serve(port: int, log: str | os.PathLike[str] | None, listens: Callable[[str], object]) -> None:
+    """Serve until interrupted.
+
+    Args:
+        port: 0 for any free one.
+        log: File that gets a line per request.
+        listens: Told the base URL once it answers.
+
+    Raises:
+        EnvironmentProblem: It cannot start (MN-0211).
+        KeyboardInterrupt: It was interrupted.
+    """
+    try:
+        file = open(log, "a", encoding="utf-8") if log else None  # noqa: SIM115 (open while we serve)
+    except OSError as error:
+        raise _cannot_start(f"{log}: {error.strerror}", "choose another --log") from error
+    try:
+        server = DemoServer(port, file)
+    except (OSError, OverflowError) as error:
+        reason = f"port {port}: {getattr(error, 'strerror', None) or error}"
+        raise _cannot_start(reason, "choose another --port, or 0 for any free one") from error
+    with server:
+        listens(server.base_url)
+        server.serve_forever()
+
+
+def _cannot_start(reason: str, hint: str) -> EnvironmentProblem:
+    return EnvironmentProblem("the demo server cannot start", code="MN-0211", reason=reason, hint=hint)
 
 
 if __name__ == "__main__":

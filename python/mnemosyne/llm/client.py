@@ -65,7 +65,9 @@ class Client:
     def __init__(self, config: Mapping[str, JsonValue]) -> None:
         named = config.get("base_url")
         if named is not None and not isinstance(named, str):
-            raise InvalidInput("base_url is not text", code="MN-0111")
+            raise InvalidInput(
+                "base_url is not text", code="MN-0111", hint="for example base_url='http://127.0.0.1:8080'"
+            )
         self._named_url = named or os.environ.get("ANTHROPIC_BASE_URL") or None
         self.base_url = check_base_url(self._named_url or _ANTHROPIC)
         self._key = _secret(config.get("api_key"))

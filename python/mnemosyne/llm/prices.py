@@ -18,9 +18,9 @@ from mnemosyne.models import Usage
 
 __all__ = ["cost_usd", "default_model", "max_tokens", "reservation"]
 
-_BYTES_PER_TOKEN = (
-    3  # English is about 4, code and JSON about 3; too few bytes reserve too much, which is the safe side
-)
+# With the tokenizer of Claude 4.7 and later English is about 3, code and JSON are somewhat less; too few bytes reserve
+# too much, which is the safe side.
+_BYTES_PER_TOKEN = 2
 _PER_TOKEN = 1e-6  # the file has dollars per million tokens
 
 
@@ -40,6 +40,8 @@ class _Catalogue:
     roles: dict[str, str]
     max_tokens: dict[str, int]
     default_max_tokens: int
+    claude_max_tokens: int
+    """For a Claude model that the file does not name: it thinks, and its thinking counts."""
     prices: dict[str, list[_Price]]
 
 
@@ -51,6 +53,7 @@ def _catalogue() -> _Catalogue:
         roles=data["roles"],
         max_tokens={name: model["max_tokens"] for name, model in models.items()},
         default_max_tokens=data["max_tokens"],
+        claude_max_tokens=data["claude_max_tokens"],
         prices={
             name: [_Price(**{"up_to": None, **tier}) for tier in model["prices"]] for name, model in models.items()
         },
@@ -66,7 +69,8 @@ def default_model(role: str) -> str:
 def max_tokens(model: str) -> int:
     """Return the longest answer, in tokens and with its thinking, that we ask ``model`` for."""
     catalogue = _catalogue()
-    return catalogue.max_tokens.get(model, catalogue.default_max_tokens)
+    default = catalogue.claude_max_tokens if model.startswith("claude-") else catalogue.default_max_tokens
+    return catalogue.max_tokens.get(model, default)
 
 
 def cost_usd(model: str, usage: Usage) -> float:

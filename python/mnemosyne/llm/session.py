@@ -138,8 +138,7 @@ class ClaudeSession:
 
         async def entry() -> tuple[JsonValue, Usage | None]:
             text = prompt if isinstance(prompt, str) else await prompt()
-            # A file name can hold bytes that are not UTF-8; a request cannot.
-            message: JsonObject = {"role": "user", "content": text.encode("utf-8", "replace").decode("utf-8")}
+            message: JsonObject = {"role": "user", "content": _encodable(text)}
             return (message if self._body else {**await self._opening(), "messages": [message]}), None
 
         recorded = await self._journal.journaled("prompt", kind="step", input=None, function=entry)
@@ -213,6 +212,7 @@ class ClaudeSession:
                 "the model asked for a tool that it was not given",
                 code="MN-0404",
                 reason="stop_reason is tool_use, but there is no tool call that could be run",
+                hint="use a model and a server that support tools",
                 fatal=True,
             )
         return turn.tool_uses
@@ -227,12 +227,11 @@ class ClaudeSession:
             if not isinstance(given, dict):
                 return {"content": "the input of a tool must be an object", "is_error": True}, None
             outcome = await tools.run(name, given)
-            content = outcome.content.encode("utf-8", "replace").decode("utf-8")
-            return {"content": content, "is_error": outcome.is_error}, None
+            return {"content": _encodable(outcome.content), "is_error": outcome.is_error}, None
 
         async def interrupted() -> JsonValue:
             described = await tools.describe_interrupted(name, given if isinstance(given, dict) else {})
-            return {"content": described, "is_error": True}
+            return {"content": _encodable(described), "is_error": True}
 
         recorded = await self._journal.journaled(
             f"tool:{name[:64]}",
@@ -244,6 +243,11 @@ class ClaudeSession:
         if not isinstance(recorded, dict):
             raise _unreadable_journal()
         return ToolMessage(identifier, name, str(recorded.get("content", "")), recorded.get("is_error") is True)
+
+
+def _encodable(text: str) -> str:
+    # A file name can hold bytes that are not UTF-8; neither a request nor the journal can.
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _subject(given: JsonValue) -> str:
@@ -271,8 +275,9 @@ def _stopped(turn: Turn) -> ModelError:
     match turn.stop_reason:
         case "refusal":
             return ModelError(
-                "the model declined the request", code="MN-0402", reason=said or "it gave no reason", fatal=True,
-                hint="rephrase the prompt",
+                "the model declined the request", code="MN-0402", fatal=True,
+                reason=_explanation(turn.stop_details) or said or "it gave no reason",
+                hint="rephrase the prompt, or use another model",
             )  # fmt: skip
         case "max_tokens":
             return ModelError(
@@ -290,6 +295,12 @@ def _stopped(turn: Turn) -> ModelError:
                 "the model stopped for a reason this version does not know", code="MN-0404",
                 reason=f"stop_reason is {other!r}", fatal=True, hint="upgrade mnemosyne",
             )  # fmt: skip
+
+
+def _explanation(details: JsonValue) -> str:
+    # A classifier that declines says why here; what there is of an answer is only its beginning.
+    found = details.get("explanation") or details.get("category") if isinstance(details, dict) else None
+    return found[:2000] if isinstance(found, str) else ""
 
 
 def _unreadable_journal() -> ModelError:

@@ -27,7 +27,12 @@ def _tool(name: str, description: str, required: list[str], **properties: tuple[
 _PATH = ("string", "Path relative to the root of the project.")
 
 DEFINITIONS: list[dict[str, JsonValue]] = [
-    _tool("read_file", "Read a text file of the project.", ["path"], path=_PATH),
+    _tool(
+        "read_file",
+        "Read a text file of the project, its first 60,000 characters; for more use run_command.",
+        ["path"],
+        path=_PATH,
+    ),
     _tool(
         "write_file",
         "Write a whole text file; makes its folders, replaces what was there.",

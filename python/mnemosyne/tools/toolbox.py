@@ -218,7 +218,8 @@ class Toolbox:
         """Write by temporary file and rename, so that a killed process leaves the old file or the new one."""
         content = text.encode("utf-8")
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
+        # This name is no part of any commit (see workspace.py), so one that a killed process left does no harm.
+        temporary = path.with_name(f".mnemosyne-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
         temporary.unlink(missing_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         try:

@@ -21,7 +21,10 @@ use tokio::sync::oneshot;
 /// Time for agents to close their clients before the loop is left alone.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
-static SHARED: Mutex<Weak<LoopThread>> = Mutex::new(Weak::new());
+/// The loop that new hosts use. Held over a start, so that hosts that come at once share one.
+static SHARED: tokio::sync::Mutex<Weak<LoopThread>> = tokio::sync::Mutex::const_new(Weak::new());
+/// Every loop whose thread has not left Python, also one that was dropped and is still closing its agents.
+static LIVING: Mutex<Vec<Arc<Shared>>> = Mutex::new(Vec::new());
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// A number that no other ticket, key or host of this process has.
@@ -56,12 +59,13 @@ impl LoopThread {
     /// # Errors
     /// Python was never initialised, or the package cannot be imported.
     pub(crate) async fn shared(runtime: &Handle) -> Result<Arc<LoopThread>, HostError> {
-        let existing = locked(&SHARED).upgrade().filter(|found| !found.shared.stopping.load(Ordering::Acquire));
+        let mut shared = SHARED.lock().await;
+        let existing = shared.upgrade().filter(|found| !found.shared.stopping.load(Ordering::Acquire));
         if let Some(found) = existing {
             return Ok(found);
         }
         let started = Arc::new(LoopThread::start(runtime).await?);
-        *locked(&SHARED) = Arc::downgrade(&started);
+        *shared = Arc::downgrade(&started);
         Ok(started)
     }
 
@@ -79,6 +83,7 @@ impl LoopThread {
         });
         let (ready, is_ready) = oneshot::channel();
         let inside = Arc::clone(&shared);
+        locked(&LIVING).push(Arc::clone(&shared));
         runtime.spawn_blocking(move || run(&inside, ready));
         let outcome =
             is_ready.await.unwrap_or_else(|_| Err(HostError::new("RuntimeError", "the loop thread ended", true)));
@@ -138,15 +143,15 @@ impl Shared {
         drop(pending);
         let tickets = std::mem::take(&mut *locked(&self.tickets));
         drop(tickets);
+        locked(&LIVING).retain(|living| !std::ptr::eq(Arc::as_ptr(living), self));
         *locked(&self.ended.0) = true;
         self.ended.1.notify_all();
     }
 
     /// Waits for the thread to leave Python. Must not be called attached.
-    fn wait_until_ended(&self, patience: Duration) -> bool {
+    fn wait_until_ended(&self, patience: Duration) {
         let guard = locked(&self.ended.0);
-        let waited = self.ended.1.wait_timeout_while(guard, patience, |ended| !*ended);
-        waited.is_ok_and(|(ended, _)| *ended)
+        drop(self.ended.1.wait_timeout_while(guard, patience, |ended| !*ended));
     }
 
     pub(crate) fn enlist(&self, id: u64, host: &Arc<HostInner>) {
@@ -186,12 +191,15 @@ impl Shared {
     }
 }
 
-/// Stops the loop of this process and waits for it. Called from Python's exit hook, detached.
+/// Stops every loop of this process and waits for them. Called from Python's exit hook, detached.
 pub(crate) fn stop_at_exit() {
-    let shared = locked(&SHARED).upgrade().map(|found| Arc::clone(&found.shared));
-    if let Some(shared) = shared {
+    let living = locked(&LIVING).clone();
+    for shared in &living {
         shared.stop();
-        shared.wait_until_ended(STOP_DEADLINE);
+    }
+    let deadline = Instant::now() + STOP_DEADLINE;
+    for shared in &living {
+        shared.wait_until_ended(deadline.saturating_duration_since(Instant::now()));
     }
 }
 

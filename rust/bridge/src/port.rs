@@ -3,7 +3,8 @@
 
 use crate::convert::to_python;
 use crate::module::Handle;
-use mnemosyne_core::Problem;
+use mnemosyne_core::error::codes;
+use mnemosyne_core::{Problem, ProblemKind};
 use mnemosyne_runtime::HostError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
@@ -35,7 +36,7 @@ impl From<Problem> for Reply {
 impl From<&HostError> for Reply {
     fn from(error: &HostError) -> Self {
         Reply::Error(json!({
-            "kind": "agent", "code": mnemosyne_core::error::codes::AGENT, "message": error.to_string(),
+            "kind": "agent", "code": codes::AGENT, "message": error.to_string(),
             "reason": "", "hint": "", "token": error.token, "type_name": error.type_name, "traceback": error.traceback,
         }))
     }
@@ -65,8 +66,8 @@ pub(crate) struct Mailbox {
     bell: UnixStream,
     /// Python's end: watched by the loop, emptied by `drain`.
     ear: UnixStream,
-    /// Calls under way, so that a cancelled await drops the future.
-    calls: Mutex<HashMap<u64, AbortHandle>>,
+    /// Calls under way, so that a cancelled await drops the future; empty for the moment in which it is spawned.
+    calls: Mutex<HashMap<u64, Option<AbortHandle>>>,
 }
 
 #[derive(Default)]
@@ -124,27 +125,51 @@ impl Mailbox {
         };
         drop(messages);
         let calls = std::mem::take(&mut *locked(&self.calls));
-        for call in calls.into_values() {
+        for call in calls.into_values().flatten() {
             call.abort();
         }
     }
 
-    /// Runs `work` on tokio and answers `ticket` with its reply; `Port.cancel(ticket)` drops it.
+    /// Runs `work` on tokio and answers `ticket` with its reply, also if it panics; `Port.cancel(ticket)` drops it.
     pub(crate) fn answer(
         self: &Arc<Self>,
         runtime: &tokio::runtime::Handle,
         ticket: u64,
         work: impl Future<Output = Reply> + Send + 'static,
     ) {
-        let mailbox = Arc::clone(self);
-        // The entry must be there before the task can end, so the lock is held over the spawn (which never runs it).
-        let mut calls = locked(&self.calls);
-        let task = runtime.spawn(async move {
-            let reply = work.await;
-            locked(&mailbox.calls).remove(&ticket);
-            mailbox.push(Message::Reply { ticket, reply });
+        let answer = Answer { mailbox: Arc::clone(self), ticket, reply: None };
+        // The entry is there before the task can end. No lock over the spawn: on a runtime that is going down it drops the
+        // task, and with it the answer, at once.
+        locked(&self.calls).insert(ticket, None);
+        let task = runtime.spawn(async move { answer.give(work.await) });
+        if let Some(call) = locked(&self.calls).get_mut(&ticket) {
+            *call = Some(task.abort_handle());
+        }
+    }
+}
+
+/// Answers when dropped: whoever waits is told, however the task ends, with a panic for one.
+struct Answer {
+    mailbox: Arc<Mailbox>,
+    ticket: u64,
+    reply: Option<Reply>,
+}
+
+impl Answer {
+    fn give(mut self, reply: Reply) {
+        self.reply = Some(reply);
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if locked(&self.mailbox.calls).remove(&self.ticket).is_none() {
+            return; // cancelled: nobody waits
+        }
+        let reply = self.reply.take().unwrap_or_else(|| {
+            Problem::new(ProblemKind::Closed, codes::CLOSED, "the call was given up before it was answered").into()
         });
-        calls.insert(ticket, task.abort_handle());
+        self.mailbox.push(Message::Reply { ticket: self.ticket, reply });
     }
 }
 
@@ -179,13 +204,20 @@ impl Port {
     /// Drops the future behind a call that nobody awaits any more.
     fn cancel(&self, ticket: u64) {
         let call = locked(&self.mailbox.calls).remove(&ticket);
-        if let Some(call) = call {
+        if let Some(call) = call.flatten() {
             call.abort();
         }
     }
 
     /// Nothing is delivered any more; calls under way are dropped.
     fn close(&self) {
+        self.mailbox.close();
+    }
+}
+
+impl Drop for Port {
+    /// Its loop was closed: nobody reads any more.
+    fn drop(&mut self) {
         self.mailbox.close();
     }
 }

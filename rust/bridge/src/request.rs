@@ -25,12 +25,10 @@ pub(crate) enum StoreRequest {
     Run { run: String },
     SubmitRun { run: Box<Run>, idempotency_key: Option<String> },
     AdoptRun { run: String, budget: Option<Budget> },
-    StopRun { run: String, state: RunState, problem: Problem },
     CancelRun { run: String, reason: String },
     PostCommand { command: NewCommand },
     SubmitItem { item: Box<WorkItem>, idempotency_key: Option<String> },
     WaitItem { item: String },
-    CancelItem { item: String, reason: String },
     Events { since: u64, run: Option<String>, agent: Option<String>, limit: u32, wait: bool },
     Boot { boot: String },
 }
@@ -44,7 +42,9 @@ pub(crate) enum TreeRequest {
     RecordError { agent: String, error: String },
     Restart { agent: String, reason: String },
     ShutdownAgent { agent: String, timeout: f64 },
+    StopRun { run: String, state: RunState, problem: Problem },
     CancelRun { run: String, reason: String },
+    CancelItem { item: String, reason: String },
     Drain { seconds: f64 },
     Shutdown,
 }
@@ -127,14 +127,12 @@ async fn store_reply(store: &Arc<dyn Store>, request: StoreRequest) -> Result<Va
         }
         StoreRequest::SubmitRun { run, idempotency_key } => Ok(json!(store.submit_run(*run, idempotency_key).await?)),
         StoreRequest::AdoptRun { run, budget } => Ok(json!(store.adopt_run(&run, budget).await?)),
-        StoreRequest::StopRun { run, state, problem } => done(store.stop_run(&run, state, problem).await),
         StoreRequest::CancelRun { run, reason } => done(store.cancel_run(&run, &reason).await),
         StoreRequest::PostCommand { command } => done(store.post_command(command).await),
         StoreRequest::SubmitItem { item, idempotency_key } => {
             Ok(json!(store.submit_item(*item, idempotency_key).await?))
         }
         StoreRequest::WaitItem { item } => wait_item(store, &item).await,
-        StoreRequest::CancelItem { item, reason } => done(store.cancel_item(&item, &reason).await),
         StoreRequest::Events { since, run, agent, limit, wait } => {
             let query = EventQuery { since, run, agent, limit };
             wait_events(store, query, wait).await
@@ -209,7 +207,7 @@ async fn tree_reply(tree: &Tree, request: TreeRequest) -> Result<Reply, WorkErro
         }
         TreeRequest::SendWork { agent, item, timeout, wait } => {
             let handle = find(tree, &agent)?;
-            let timeout = timeout.map(Duration::from_secs_f64);
+            let timeout = timeout.map(duration);
             let result =
                 if wait { handle.send_work(*item, timeout).await } else { handle.try_send_work(*item, timeout)?.await };
             json!(result?)
@@ -217,20 +215,34 @@ async fn tree_reply(tree: &Tree, request: TreeRequest) -> Result<Reply, WorkErro
         TreeRequest::RecordError { agent, error } => json!(find(tree, &agent)?.record_error(error).await?),
         TreeRequest::Restart { agent, reason } => json!(find(tree, &agent)?.restart(reason).await?),
         TreeRequest::ShutdownAgent { agent, timeout } => {
-            find(tree, &agent)?.shutdown(Duration::from_secs_f64(timeout)).await;
+            find(tree, &agent)?.shutdown(duration(timeout)).await;
+            Value::Null
+        }
+        TreeRequest::StopRun { run, state, problem: why } => {
+            tree.stop_run(&run, state, why).await.map_err(problem)?;
             Value::Null
         }
         TreeRequest::CancelRun { run, reason } => {
             tree.cancel_run(&run, &reason).await.map_err(problem)?;
             Value::Null
         }
-        TreeRequest::Drain { seconds } => json!(tree.drain(Duration::from_secs_f64(seconds)).await),
+        TreeRequest::CancelItem { item, reason } => {
+            tree.cancel_item(&item, &reason).await.map_err(problem)?;
+            Value::Null
+        }
+        TreeRequest::Drain { seconds } => json!(tree.drain(duration(seconds)).await),
         TreeRequest::Shutdown => {
             tree.shutdown().await;
             Value::Null
         }
     };
     Ok(Reply::Value(value))
+}
+
+/// A year at most; less than nothing is nothing.
+fn duration(seconds: f64) -> Duration {
+    const YEAR: f64 = 365.0 * 24.0 * 3600.0;
+    Duration::from_secs_f64(seconds.clamp(0.0, YEAR))
 }
 
 fn find(tree: &Tree, agent: &str) -> Result<AgentHandle, WorkError> {

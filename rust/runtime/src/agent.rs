@@ -71,8 +71,8 @@ pub(crate) enum Ending {
     Deadline,
     /// The tree drains, or the agent shuts down.
     Drain,
-    /// Its run was cancelled or stopped: the claim is over.
-    RunOver,
+    /// Its item or its run was cancelled, or its run stopped: the claim is over.
+    Over,
     /// Its lease could not be renewed: another claim took over.
     Revoked,
     /// The caller of direct work is gone.
@@ -389,7 +389,7 @@ impl Life {
         };
         let keys: Vec<WorkKey> = self.jobs.iter().filter(|(_, job)| of_run(job)).map(|(key, _)| *key).collect();
         for key in keys {
-            self.cancel(key, Ending::RunOver, reason);
+            self.cancel(key, Ending::Over, reason);
         }
     }
 

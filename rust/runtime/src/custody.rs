@@ -69,6 +69,13 @@ impl Custody {
         Some(Settlement { custody: self.clone(), key, claim: entry.claim.clone(), settled: false })
     }
 
+    /// The claim of an item, if the agent works on it.
+    pub(crate) fn find(&self, item: &str) -> Option<WorkKey> {
+        let entries = locked(&self.entries);
+        let working = entries.iter().filter(|(_, entry)| entry.hold == Hold::Working);
+        working.filter(|(_, entry)| entry.claim.item == item).map(|(key, _)| *key).next()
+    }
+
     /// Takes what nobody works on any more: orphans, and claims up to generation `over`.
     pub(crate) fn sweep(self: &Arc<Self>, over: u64) -> Vec<Settlement> {
         let lost: Vec<WorkKey> = locked(&self.entries)

@@ -86,7 +86,7 @@ impl Supervisor {
             let generation = request.generation;
             // A store that does not answer shows in `health`; the next tick asks again.
             if let Ok(Some(claimed)) = tree.store.claim(request).await {
-                let key = tree.next_key();
+                let key = WorkKey::next();
                 record.custody.hold(key, &claimed, generation, tree.now());
                 if let Some(answer) = &mut asking.answer {
                     answer.found = Some((key, Box::new(claimed), place));

@@ -9,7 +9,8 @@
 //! | environment, budget | the run stops, resumable | not charged |
 //! | invalid | given up | not charged |
 //! | fenced, run over | nothing: the claim was over | not charged |
-//! | cancelled by a drain, lost | goes back at once | not charged |
+//! | cancelled by a drain | goes back at once | not charged |
+//! | lost by its host | goes back after a delay | not charged |
 //!
 //! **TRUTH-1** Only a result that the agent returned is ever completed as it is.
 
@@ -26,6 +27,9 @@ use mnemosyne_store::{Claimed, ReleaseReason};
 const MODEL_FAILURES: u32 = 5;
 /// An environment problem without a run to stop: the item waits a little.
 const ENVIRONMENT_DELAY_MS: i64 = 5_000;
+
+/// A host that has gone loses whatever it is given: the same item is not claimed again at once, for ever.
+const LOST_DELAY_MS: i64 = 1_000;
 
 /// The end of a claim, and whether the agent goes down with it.
 pub(crate) struct Judged {
@@ -51,12 +55,11 @@ impl Leave {
 pub(crate) fn claimed(life: &mut Life, claimed: &Claimed, outcome: Option<Outcome>, ending: Option<Ending>) -> Judged {
     let item = &claimed.item;
     match (outcome, ending) {
-        (outcome, Some(Ending::RunOver | Ending::Revoked)) => claim_over(life, outcome, ending),
+        (outcome, Some(Ending::Over | Ending::Revoked)) => claim_over(life, outcome, ending),
         (Some(Outcome::Result(result)), _) => completed(life, item, *result),
         (_, Some(Ending::Deadline)) => raised(life, item, &timeout_error(&item.work)),
-        (_, Some(Ending::Drain | Ending::Unwanted)) | (None | Some(Outcome::Cancelled), None) => {
-            End::innocent(0).into()
-        }
+        (_, Some(Ending::Drain | Ending::Unwanted)) => End::innocent(0).into(),
+        (None | Some(Outcome::Cancelled), None) => End::innocent(LOST_DELAY_MS).into(),
         (Some(Outcome::Raised(error)), None) => raised(life, item, &error),
         (Some(Outcome::Model { problem, fatal, retry_after }), None) => model(life, item, &problem, fatal, retry_after),
         (Some(Outcome::Environment(problem)), None) => stopped(item, RunState::Interrupted, problem),
@@ -145,7 +148,7 @@ pub(crate) fn abandoned(life: &mut Life, claimed: &Claimed, ending: Ending) -> J
             End { commit, events: vec![failed] }
         }
         Ending::Drain | Ending::Unwanted => End::innocent(0),
-        Ending::RunOver | Ending::Revoked => End::quiet(Commit::Nothing),
+        Ending::Over | Ending::Revoked => End::quiet(Commit::Nothing),
     };
     Judged { end, leave }
 }
@@ -171,7 +174,7 @@ pub(crate) fn direct(
             let leave = direct_error(life, &timeout_error(item));
             return (Err(timeout_problem(item).into()), leave);
         }
-        (_, Some(Ending::Drain | Ending::RunOver)) => closed(),
+        (_, Some(Ending::Drain | Ending::Over)) => closed(),
         (_, Some(Ending::Revoked | Ending::Unwanted)) | (None | Some(Outcome::Cancelled), None) => lost(),
         (Some(Outcome::Raised(error)), None) => {
             let leave = direct_error(life, &error);

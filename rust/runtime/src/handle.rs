@@ -159,7 +159,7 @@ impl AgentHandle {
             return Err(closed().into());
         }
         let (reply, answer) = oneshot::channel();
-        let key = self.tree.next_key();
+        let key = WorkKey::next();
         let job = Job { key, place, deadline, load: Load::Direct { item: Box::new(item), reply } };
         let agent_id = self.record.agent_id.clone();
         let mut unwanted = Unwanted { handle: self.clone(), key, answered: false };

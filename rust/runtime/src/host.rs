@@ -6,6 +6,7 @@ use mnemosyne_core::{AgentRole, Problem, WorkResult};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How an agent's class is found.
@@ -111,9 +112,16 @@ impl HostError {
     }
 }
 
-/// Identifies one piece of submitted work; never used twice in a process.
+/// Identifies one piece of submitted work; never used twice in a process, because trees share hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkKey(pub u64);
+
+impl WorkKey {
+    pub(crate) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// Work for a started agent.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@
 use crate::health::{StoreHealth, StoreState};
 use crate::record::{Retry, TreeRecord, locked};
 use crate::role_supervisor::RoleMessage;
-use mnemosyne_core::{Problem, ProblemKind};
+use mnemosyne_core::{Problem, ProblemKind, RunState};
 use mnemosyne_store::NewCommand;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -107,6 +107,14 @@ async fn obey(tree: &TreeRecord, command: NewCommand) {
         }
         retry.wait().await;
     }
+}
+
+/// First the store, which releases the claims; then what is in flight.
+pub(crate) async fn stop_run(tree: &TreeRecord, run: &str, state: RunState, problem: Problem) -> Result<(), Problem> {
+    let reason = problem.message.clone();
+    tree.store.stop_run(run, state, problem).await?;
+    tree.cancel_in_flight(run, &reason);
+    Ok(())
 }
 
 /// First the store, which fences the claims; then what is in flight.

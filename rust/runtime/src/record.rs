@@ -8,14 +8,14 @@ use crate::background::Background;
 use crate::custody::Custody;
 use crate::event_log::EventLog;
 use crate::health::{AgentHealth, RoleHealth, RoleState, StoreHealth, StoreState};
-use crate::host::{AgentSpec, SharedHost, WorkKey};
+use crate::host::{AgentSpec, SharedHost};
 use crate::role_supervisor::RoleMessage;
 use mnemosyne_core::window::{ERRORS_TO_DEGRADE, ERRORS_TO_RESTART};
 use mnemosyne_core::{AgentRole, AgentState, ErrorWindow, EventKind, NewEvent, RestartPolicy};
 use mnemosyne_store::{QueueCounts, Store, timestamp};
 use ractor::ActorRef;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -67,8 +67,9 @@ pub(crate) struct TreeRecord {
     /// Set by a shutdown after its drain: writes to an unavailable store are given up.
     pub(crate) closing: AtomicBool,
     pub(crate) seen: Mutex<Seen>,
+    /// Held while an agent gets its id, which is unique in the tree.
+    pub(crate) adding: Mutex<()>,
     roles: BTreeMap<AgentRole, Arc<RoleRecord>>,
-    next_key: AtomicU64,
     origin: Instant,
 }
 
@@ -84,8 +85,8 @@ impl TreeRecord {
             draining: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             seen: Mutex::new(seen),
+            adding: Mutex::default(),
             roles: AgentRole::ALL.iter().map(|role| (*role, RoleRecord::new(*role))).collect(),
-            next_key: AtomicU64::new(1),
             origin: Instant::now(),
         })
     }
@@ -108,8 +109,12 @@ impl TreeRecord {
         u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    pub(crate) fn next_key(&self) -> WorkKey {
-        WorkKey(self.next_key.fetch_add(1, Ordering::Relaxed))
+    /// The tree is over: what it still did not answer for must not keep its host alive.
+    pub(crate) fn forget_host(&self) {
+        for role in self.roles() {
+            let host = locked(&role.host).take();
+            drop(host);
+        }
     }
 
     /// Cancels what is in flight of a run whose claims are over.

@@ -5,9 +5,10 @@
 //! comes for it is counted as stale.
 
 use crate::custody::{Claim, Settlement};
+use crate::pump;
 use crate::record::{AgentRecord, Retry, TreeRecord};
 use mnemosyne_core::{EventKind, NewEvent, Problem, ProblemKind, RunState, WorkResult};
-use mnemosyne_store::{Completion, Release, ReleaseReason, Released};
+use mnemosyne_store::{Completion, LEASE_MS, Release, ReleaseReason, Released};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -108,9 +109,8 @@ async fn commit(tree: &TreeRecord, claim: &Claim, end: &End) -> Result<Verdict, 
         }
         Commit::GiveUp(problem) => store.give_up(&item, epoch, problem, events).await?,
         Commit::StopRun { run, state, problem } => {
-            let reason = problem.message.clone();
-            store.stop_run(&run, state, problem).await?;
-            tree.cancel_in_flight(&run, &reason);
+            store.renew(&item, epoch, LEASE_MS).await?; // a claim that is over stops nothing
+            pump::stop_run(tree, &run, state, problem).await?;
         }
         Commit::Nothing => {}
     }

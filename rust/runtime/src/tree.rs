@@ -3,7 +3,7 @@
 //! **DOWN-1** A tree runs without any host: its roles are degraded with a reason, the store keeps the queue, and a bridge
 //! that is registered later finds everything as it was.
 
-use crate::agent::GRACE;
+use crate::agent::{Ending, GRACE};
 use crate::background::Background;
 use crate::handle::AgentHandle;
 use crate::health::SystemHealth;
@@ -13,7 +13,7 @@ use crate::record::{AgentRecord, TreeRecord, locked};
 use crate::role_supervisor::RoleMessage;
 use crate::root::{Root, RootMessage};
 use mnemosyne_core::error::codes;
-use mnemosyne_core::{AgentRole, Problem, ProblemKind};
+use mnemosyne_core::{AgentRole, Problem, ProblemKind, RunState};
 use mnemosyne_store::Store;
 use ractor::{Actor, ActorRef};
 use std::fmt;
@@ -68,6 +68,7 @@ impl Drop for Inner {
         self.record.draining.store(true, Ordering::SeqCst);
         self.record.closing.store(true, Ordering::SeqCst);
         self.root.stop(None); // children end with their parents; their state cancels and forgets in `Drop`
+        self.record.forget_host();
     }
 }
 
@@ -164,6 +165,33 @@ impl Tree {
         pump::cancel_run(&self.inner.record, run, reason).await
     }
 
+    /// Stops a run so that it can be resumed: first in the store, then what is in flight.
+    ///
+    /// # Errors
+    /// As `Store::stop_run`.
+    pub async fn stop_run(&self, run: &str, state: RunState, problem: Problem) -> Result<(), Problem> {
+        pump::stop_run(&self.inner.record, run, state, problem).await
+    }
+
+    /// Cancels a user's own item: first in the store, which fences its claim, then what is in flight.
+    ///
+    /// # Errors
+    /// As `Store::cancel_item`.
+    pub async fn cancel_item(&self, item: &str, reason: &str) -> Result<(), Problem> {
+        let record = &self.inner.record;
+        record.store.cancel_item(item, reason).await?;
+        for role in record.roles() {
+            for agent in role.agents() {
+                // A claim that is only just on its way is found by its next write or renewal, which is fenced.
+                if let Some(key) = agent.custody.find(item) {
+                    let (agent_id, reason) = (agent.agent_id.clone(), reason.to_owned());
+                    role.send(RoleMessage::Cancel { agent_id, key, ending: Ending::Over, reason });
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Takes no more work, lets what runs finish for so long, cancels the rest and releases it without a charge. `true`
     /// if all of it finished by itself.
     pub async fn drain(&self, patience: Duration) -> bool {
@@ -199,6 +227,7 @@ impl Tree {
             }
         }
         let _ = self.inner.root.stop_and_wait(None, Some(LAST_WORDS)).await;
+        record.forget_host();
         locked(&self.inner.pump).take();
         record.background.idle(LAST_WORDS).await;
         record.events.flush(LAST_WORDS).await;
@@ -227,6 +256,7 @@ fn new_agent(
     if spec.in_flight == 0 {
         return Err(invalid("in_flight is 0".to_owned()).hint("an agent needs room for at least one item"));
     }
+    let _adding = locked(&tree.adding); // two that come at once must not get one id
     let taken = |id: &str| tree.roles().any(|role| role.agents().iter().any(|agent| agent.agent_id == id));
     let agent_id = match agent_id {
         Some(id) if id.trim().is_empty() => return Err(invalid("the agent id is empty".to_owned())),

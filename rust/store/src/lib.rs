@@ -72,7 +72,8 @@ pub trait Store: Send + Sync + 'static {
     async fn runs(&self) -> Result<Vec<Run>, Problem>;
 
     /// Stops a run that can be resumed: `state` is `Interrupted` or `Budget`. Its running items are released without a
-    /// crash. A terminal run is left alone. Emits `run_interrupted` or `budget_exceeded`.
+    /// crash. A terminal run, one that was stopped before, and one of another boot are left alone. Emits `run_interrupted`
+    /// or `budget_exceeded`.
     async fn stop_run(&self, run: &str, state: RunState, problem: Problem) -> Result<(), Problem>;
 
     /// Cancels a run: its items are cancelled (running ones are fenced), `core::cancel_run` says the rest. A terminal run

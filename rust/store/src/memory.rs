@@ -1,4 +1,5 @@
-//! The store in memory: the same promises but survival, for tests of everything above the store.
+//! The store in memory: the same promises but survival, for tests of everything above the store and for a standalone
+//! bridge. It keeps the newest 20,000 events.
 //!
 //! One mutex, no thread, no I/O, no timer: every call is done when it is first polled, so it goes together with tokio's
 //! paused clock. Several "processes" are several handles on the same data ([`MemoryStore::another_boot`]).

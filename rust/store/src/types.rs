@@ -163,8 +163,16 @@ pub struct FinishStep {
     pub number: u64,
     /// `Ok` output or `Err` error text.
     pub outcome: Result<Value, String>,
-    /// What it used; settles its reservation. `None` with a reservation frees it (nothing was spent).
+    /// What it used; settles its reservation. `None` frees the reservation of a step that gave an output (nothing was
+    /// spent); of one that failed nobody knows, so it is charged whole.
     pub usage: Option<Usage>,
+}
+
+impl FinishStep {
+    /// It failed, and nobody knows what it spent (BUDGET-1).
+    pub(crate) fn spent_unknown(&self) -> bool {
+        self.outcome.is_err() && self.usage.is_none()
+    }
 }
 
 /// A reservation outside a step.
@@ -189,7 +197,7 @@ pub struct RunSnapshot {
     pub tasks: Vec<Task>,
     /// Of settled reservations and steps.
     pub usage: Usage,
-    /// Reservations that a crash left open; charged whole.
+    /// Reservations that a crash, or a step that failed, left open; charged whole.
     pub unknown_turns: u64,
     /// Agents restarted by the boots that worked on it.
     pub restarts: u64,

@@ -363,3 +363,66 @@ async fn an_idle_agent_begins_what_is_submitted_at_once_and_not_with_the_next_ti
         assert!(submitted.elapsed() <= Duration::from_millis(10), "{:?}", submitted.elapsed());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn kill_1_an_item_that_is_cancelled_through_the_tree_stops_its_work_at_once() {
+    let world = World::new(executors(2), MemoryHost::new(|_| Act::Hang)).await;
+    world.submit("wanted").await;
+    world.submit("cancelled").await;
+    eventually("both run", async || world.host.busy() == 2).await;
+    world.tree.cancel_item("cancelled", "not needed").await.unwrap();
+    settle().await;
+    assert_eq!(*locked(&world.host.cancels), ["not needed"]);
+    assert_eq!(world.state_of("cancelled").await, ItemState::Cancelled);
+    assert_eq!(world.state_of("wanted").await, ItemState::Running);
+    world.tree.cancel_item("cancelled", "again").await.unwrap();
+    assert!(world.tree.cancel_item("unknown", "no").await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn kill_1_a_run_that_is_stopped_stops_its_work_at_once() {
+    let task = json!({"id": "a", "title": "a", "acceptance": [{"command": "true"}]});
+    let roles = vec![RoleSpec { role: AgentRole::Optimizer, spec: spec(), instances: 1 }];
+    let world = World::new(roles, MemoryHost::new(|_| Act::Hang)).await;
+    world.store.submit_run(run("r-1", plan(json!([task]))), None).await.unwrap();
+    eventually("it runs", async || world.host.busy() == 1).await;
+    let why = mnemosyne_core::Problem::new(mnemosyne_core::ProblemKind::Closed, "MN-0702", "interrupted");
+    world.tree.stop_run("r-1", RunState::Interrupted, why).await.unwrap();
+    settle().await;
+    assert_eq!(*locked(&world.host.cancels), ["interrupted"]);
+    assert_eq!(world.agent().health().state, AgentState::Idle);
+}
+
+#[tokio::test(start_paused = true)]
+async fn trees_that_share_a_host_keep_their_work_apart() {
+    let host = MemoryHost::new(|work| {
+        let id = work.value["item"]["id"].clone();
+        Act::After(100, ok_with(json!({"id": id})))
+    });
+    let (one, two) = (World::new(executors(1), host.clone()).await, World::new(executors(1), host).await);
+    one.submit("of one").await;
+    two.submit("of two").await;
+    for (world, id) in [(one, "of one"), (two, "of two")] {
+        world.until_item(id, ItemState::Done).await;
+        let snapshot = world.store.item(id).await.unwrap().unwrap();
+        assert_eq!((snapshot.item.epoch, &snapshot.result.unwrap().data["id"]), (1, &json!(id)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fence_1_a_claim_that_is_over_does_not_stop_its_run() {
+    let task = json!({"id": "a", "title": "a", "acceptance": [{"command": "true"}]});
+    let roles = vec![RoleSpec { role: AgentRole::Optimizer, spec: spec(), instances: 2 }];
+    let world = World::new(roles, MemoryHost::new(|_| Act::Deaf)).await;
+    world.store.submit_run(run("r-1", plan(json!([task]))), None).await.unwrap();
+    eventually("it runs", async || world.host.busy() == 1).await;
+    let stale = world.host.last_key();
+    let why = mnemosyne_core::Problem::new(mnemosyne_core::ProblemKind::Environment, "MN-0201", "the key was refused");
+    world.store.stop_run("r-1", RunState::Interrupted, why.clone()).await.unwrap();
+    world.store.adopt_run("r-1", None).await.unwrap();
+    eventually("another claim runs", async || world.host.busy() == 2).await;
+    world.host.finish(stale, Outcome::Environment(why));
+    settle().await;
+    assert_eq!(world.store.run("r-1").await.unwrap().unwrap().run.state, RunState::Running);
+    assert_eq!(world.host.busy(), 1);
+}

@@ -68,6 +68,25 @@ pub async fn budget_1_a_step_settles_its_reservation_with_its_end(world: World) 
     assert_eq!((snapshot.usage.turns, snapshot.usage.tokens(), snapshot.unknown_turns), (1, 30, 0));
 }
 
+pub async fn budget_1_a_step_that_failed_without_a_known_usage_is_charged_whole(world: World) {
+    let claimed = limited(&world, None, Some(100)).await;
+    let fail = |number, usage| FinishStep {
+        item: claimed.item.work.id.clone(),
+        epoch: claimed.item.epoch,
+        attempt: 1,
+        number,
+        outcome: Err("the stream was cut".to_owned()),
+        usage,
+    };
+    let started = StartStep { reserve: Some(tokens(60)), ..step(&claimed, "x") };
+    let number = world.store.start_step(started.clone()).await.unwrap();
+    world.store.finish_step(fail(number, Some(Usage::default()))).await.unwrap();
+    let number = world.store.start_step(started).await.expect("nothing was spent, and that is known");
+    world.store.finish_step(fail(number, None)).await.unwrap();
+    assert_eq!(code(world.store.reserve(asks(&claimed, tokens(41))).await), "MN-0501");
+    assert_eq!(world.store.run("r-1").await.unwrap().unwrap().unknown_turns, 1);
+}
+
 pub async fn budget_1_an_open_reservation_is_charged_whole_after_a_crash(mut world: World) {
     let claimed = limited(&world, None, Some(100)).await;
     let started = StartStep { reserve: Some(tokens(60)), ..step(&claimed, "x") };

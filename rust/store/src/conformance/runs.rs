@@ -115,6 +115,15 @@ pub async fn a_stopped_run_may_go_on_in_another_boot_at_once(world: World) {
     assert!(world.any().await.is_none());
 }
 
+pub async fn a_run_that_another_boot_took_over_is_not_stopped_by_the_boot_before(world: World) {
+    let run = world.submit_run(prompted("r-1")).await;
+    world.store.stop_run(&run, RunState::Interrupted, interrupted()).await.unwrap();
+    let other = world.boot();
+    other.adopt_run(&run, None).await.unwrap();
+    world.store.stop_run(&run, RunState::Interrupted, interrupted()).await.unwrap();
+    assert_eq!(other.run(&run).await.unwrap().unwrap().run.state, RunState::Running);
+}
+
 pub async fn the_first_reason_to_stop_is_kept(world: World) {
     let run = world.submit_run(prompted("r-1")).await;
     let budget = Problem::new(ProblemKind::Budget, codes::BUDGET, "the budget is used up");

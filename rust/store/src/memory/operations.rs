@@ -90,7 +90,8 @@ impl Operation<'_> {
         let event = rules::stop_event(id, state, problem)?;
         let row = self.data.runs.get_mut(id).ok_or_else(|| rules::no_such_run(id))?;
         // The first reason to stop is the one that counts: a drain after the budget ran out does not hide the budget.
-        if row.run.state.is_terminal() || !rules::is_under_way(row.run.state) {
+        // And a run that another boot took over is no longer ours to stop.
+        if !rules::is_under_way(row.run.state) || row.run.boot.as_deref() != Some(self.boot) {
             self.changed_nothing = true;
             return Ok(());
         }
@@ -283,8 +284,9 @@ impl Operation<'_> {
             step.usage.as_ref(),
         );
         let own = Some((step.attempt, step.number));
+        let settled = if step.spent_unknown() { ReservationState::Unknown } else { ReservationState::Settled };
         for held in self.data.reservations.iter_mut().filter(|held| held.item == step.item && held.step == own) {
-            held.state = ReservationState::Settled;
+            held.state = settled;
         }
         self.add_usage(&item, step.usage.as_ref());
         if let Some(row) = self.data.items.get_mut(&step.item) {
@@ -626,7 +628,7 @@ impl Operation<'_> {
     fn emit(&mut self, events: impl IntoIterator<Item = NewEvent>) {
         for event in events {
             let stored = Event { sequence: self.data.last_sequence() + 1, at: timestamp(self.now), event };
-            self.data.events.push((self.boot.to_owned(), stored));
+            self.data.push_event(self.boot, stored);
         }
     }
 

@@ -6,7 +6,10 @@ use mnemosyne_core::{
     ArtifactRef, Attempt, Event, EventKind, Item, ItemState, PhaseRecord, Problem, Run, RunState, Task, Usage,
     WorkResult,
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+/// The newest events are kept: a standalone bridge may live for months.
+const KEPT_EVENTS: usize = 20_000;
 
 #[derive(Default)]
 pub(super) struct Data {
@@ -21,7 +24,9 @@ pub(super) struct Data {
     pub(super) artifacts: Vec<ArtifactRow>,
     pub(super) commands: Vec<CommandRow>,
     /// With the boot that wrote each.
-    pub(super) events: Vec<(String, Event)>,
+    pub(super) events: VecDeque<(String, Event)>,
+    /// Events before those, see [`KEPT_EVENTS`].
+    pub(super) forgotten: u64,
     /// (scope, key) -> id.
     pub(super) keys: HashMap<(&'static str, String), String>,
     /// Of all boots.
@@ -108,7 +113,15 @@ impl ItemRow {
 
 impl Data {
     pub(super) fn last_sequence(&self) -> u64 {
-        self.events.len() as u64
+        self.forgotten + self.events.len() as u64
+    }
+
+    pub(super) fn push_event(&mut self, boot: &str, event: Event) {
+        self.events.push_back((boot.to_owned(), event));
+        if self.events.len() > KEPT_EVENTS {
+            self.events.pop_front();
+            self.forgotten += 1;
+        }
     }
 
     pub(super) fn is_dead(&self, boot: &str) -> bool {
@@ -150,8 +163,8 @@ impl Data {
             of_run && of_agent
         };
         let limit = if query.limit == 0 { usize::MAX } else { query.limit as usize };
-        let since = usize::try_from(query.since).unwrap_or(usize::MAX).min(self.events.len());
-        let later = self.events[since..].iter().filter(|(boot, event)| wanted(boot, event));
+        let known = usize::try_from(query.since.saturating_sub(self.forgotten)).unwrap_or(usize::MAX);
+        let later = self.events.iter().skip(known).filter(|(boot, event)| wanted(boot, event));
         later.take(limit).map(|(_, event)| event.clone()).collect()
     }
 
@@ -189,5 +202,30 @@ impl Data {
             sum.usd = Some(sum.usd.unwrap_or_default() + held.amount.usd.unwrap_or_default());
         }
         sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mnemosyne_core::NewEvent;
+
+    #[test]
+    fn the_newest_events_are_kept_under_their_own_numbers() {
+        let mut data = Data::default();
+        for _ in 0..KEPT_EVENTS + 3 {
+            let event = NewEvent::new(EventKind::AgentStarted);
+            let stored = Event { sequence: data.last_sequence() + 1, at: String::new(), event };
+            data.push_event("b-1", stored);
+        }
+        let from = |since, limit| {
+            let query = EventQuery { since, limit, ..EventQuery::default() };
+            data.events_of(&query, "b-1").iter().map(|event| event.sequence).collect::<Vec<_>>()
+        };
+        assert_eq!(data.events.len(), KEPT_EVENTS);
+        assert_eq!(from(0, 2), [4, 5]);
+        assert_eq!(from(5, 1), [6]);
+        assert_eq!(from(data.last_sequence() - 1, 9), [KEPT_EVENTS as u64 + 3]);
+        assert!(from(u64::MAX, 9).is_empty());
     }
 }

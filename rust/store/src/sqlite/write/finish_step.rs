@@ -21,8 +21,14 @@ pub(crate) fn finish_step(write: &Write<'_>, step: &FinishStep) -> Result<(), Fa
     let found: Option<(String, String)> = update.query_row(key, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let (name, kind) = found.ok_or_else(|| rules::no_such_step(&step.item, step.number))?;
     write.execute(
-        "UPDATE usage SET state = 'settled', used = ?4 WHERE item = ?1 AND attempt = ?2 AND step = ?3 AND state = 'open'",
-        params![step.item, step.attempt, step.number, step.usage.as_ref().map(serde_json::to_string).transpose()?],
+        "UPDATE usage SET state = ?5, used = ?4 WHERE item = ?1 AND attempt = ?2 AND step = ?3 AND state = 'open'",
+        params![
+            step.item,
+            step.attempt,
+            step.number,
+            step.usage.as_ref().map(serde_json::to_string).transpose()?,
+            if step.spent_unknown() { "unknown" } else { "settled" },
+        ],
     )?;
     if let Some(usage) = &step.usage {
         settle::add_usage(write, &row.item, usage)?;

@@ -11,7 +11,8 @@ pub(crate) fn stop_run(write: &Write<'_>, id: &str, state: RunState, problem: &P
     let event = rules::stop_event(id, state, problem)?;
     let mut run = rows::run(write.connection, id)?.ok_or_else(|| rules::no_such_run(id))?;
     // The first reason to stop is the one that counts: a drain after the budget ran out does not hide the budget.
-    if run.state.is_terminal() || !rules::is_under_way(run.state) {
+    // And a run that another boot took over is no longer ours to stop.
+    if !rules::is_under_way(run.state) || run.boot.as_deref() != Some(write.boot) {
         return Ok(());
     }
     run.state = state;
