@@ -22,6 +22,7 @@ __all__ = [
     "MissingCredential",
     "MnemosyneError",
     "ModelError",
+    "ModelRefused",
     "RunFailed",
     "StoreUnavailable",
     "WorkTimeout",
@@ -101,7 +102,7 @@ class AgentUnavailable(AgentError):
     """The agent cannot take work now.
 
     Attributes:
-        retry_at: Seconds until the next attempt to start it, or None where nobody knows.
+        retry_at: When trying again may help, in seconds since 1970; None where nobody knows.
     """
 
     default_code = "MN-0303"
@@ -160,6 +161,12 @@ class ModelError(MnemosyneError):
         super().__init__(message, code=code, reason=reason, hint=hint)
         self.fatal = fatal
         self.retry_after = retry_after
+
+
+class ModelRefused(ModelError):
+    """The model declined. Asking the same again would only be paid for again, so the item ends with its words."""
+
+    default_code = "MN-0402"
 
 
 class BudgetExceeded(MnemosyneError):

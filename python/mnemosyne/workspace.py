@@ -48,6 +48,7 @@ __all__ = [
     "MergeResult",
     "Tree",
     "Workspace",
+    "check_access",
     "check_workspace",
     "outside_scope",
 ]
@@ -777,19 +778,43 @@ def check_workspace(path: Path) -> None:
     """Refuse a workspace that cannot be used; cheap, and before anything is stored.
 
     Raises:
-        InvalidInput: It does not exist or is not a directory (MN-0107), or a directory in it is a repository of its
-            own (MN-0108), which git would take for one opaque entry.
+        InvalidInput: It is no folder of a project that can be read and written (MN-0107), or a directory in it is a
+            repository of its own (MN-0108), which git would take for one opaque entry.
     """
     if not path.is_dir():
         what = "is not a directory" if path.exists() else "does not exist"
         raise InvalidInput(
             f"the workspace {path} {what}", code="MN-0107", hint="create it, or name another with --workspace DIR"
         )
+    # Everything in it is read, and may be sent to the model: keys, mail, whatever a home holds.
+    if path.resolve() in (Path("/"), Path("~").expanduser().resolve()):
+        raise InvalidInput(
+            f"{path} cannot be the workspace",
+            code="MN-0107",
+            reason="it is not a project: everything in it would be read, and could be sent to the model",
+            hint="go to the folder of your project, or name it with --workspace DIR",
+        )
+    check_access(path)
     excluded = {name for name in BUILT_IN_EXCLUDES if name != ".git"}
     for folder, directories, files in os.walk(path):
         if folder != str(path) and (".git" in directories or ".git" in files):
             raise _nested_repository(path, os.path.relpath(folder, path))
         directories[:] = [name for name in directories if name not in excluded and name != ".git"]
+
+
+def check_access(path: Path) -> None:
+    """Refuse a folder that the work could not be read from or written to, before anything is paid for.
+
+    Raises:
+        InvalidInput: It is barred (MN-0107).
+    """
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise InvalidInput(
+            f"the workspace {path} cannot be used",
+            code="MN-0107",
+            reason="you may not read and write it",
+            hint="chmod u+rwx it, or name another with --workspace DIR",
+        )
 
 
 def outside_scope(paths: Iterable[str], file_scope: Sequence[str]) -> list[str]:

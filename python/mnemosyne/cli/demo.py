@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnemosyne.cli.orchestrate import check_access, new_run
+from mnemosyne.cli.orchestrate import new_run
 from mnemosyne.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def serve(options: Options, output: Output) -> int:
 
 def _workspace(given: Path | None) -> Path:
     from mnemosyne.demo.sample import copy_sample, free_directory, is_sample
+    from mnemosyne.workspace import check_access
 
     if given is None:
         workspace = free_directory(Path.cwd())

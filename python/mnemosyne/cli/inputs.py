@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from mnemosyne.errors import InvalidInput, StoreUnavailable
 
@@ -23,7 +22,6 @@ __all__ = [
     "find_modules_from_here",
     "has_price",
     "read_agents",
-    "read_base_url",
     "read_budget",
     "read_key",
     "read_plan",
@@ -125,34 +123,6 @@ def read_plan(source: str) -> Plan:
     if _holds_nul(content):
         raise _malformed(["one of its texts: it holds a NUL character, which no command and no path can"])
     return plan
-
-
-def read_base_url(url: str | None) -> str | None:
-    """Return the base URL, checked; None where none is given.
-
-    A run remembers it: what cannot be one, or holds a secret, must not come so far (SECRET-1).
-
-    Raises:
-        InvalidInput: It is no http address, or holds a password (MN-0111).
-    """
-    from mnemosyne.config.settings import check_base_url
-
-    if url is None:
-        return None
-    if "@" in url:
-        raise InvalidInput("the base URL holds a password", code="MN-0111", hint="give the key by --api-key-file")
-    try:
-        parts = urlsplit(url)
-        usable = url.isprintable() and " " not in url and parts.port != 0 and not parts.query and not parts.fragment
-    except ValueError:
-        usable = False
-    if not usable:
-        raise InvalidInput(
-            f"the base URL {url!r} is not an http or https address",
-            code="MN-0111",
-            hint="for example --base-url http://127.0.0.1:8080",
-        )
-    return check_base_url(url)
 
 
 def read_agents(given: Sequence[str]) -> dict[AgentRole, str]:

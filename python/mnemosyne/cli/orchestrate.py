@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from mnemosyne.models import Budget, Plan
     from mnemosyne.orchestra import Orchestra, Run
 
-__all__ = ["check_access", "new_run", "orchestrate"]
+__all__ = ["new_run", "orchestrate"]
 
 
 def orchestrate(options: Options, output: Output) -> int:
@@ -49,7 +48,7 @@ def new_run(goal: str | Plan, place: Callable[[], Path], model: str | None, opti
     """
     agents = inputs.read_agents(options.agent)
     budget = inputs.read_budget(options, model)
-    base_url = inputs.read_base_url(options.base_url)
+    base_url = None if options.base_url is None else check_base_url(options.base_url)
     api_key = inputs.read_key(options.api_key_file, base_url, model)
     store = inputs.store_path(options)
     workspace = place()
@@ -76,32 +75,8 @@ def _workspace(options: Options) -> Path:
     from mnemosyne.workspace import check_workspace
 
     workspace = (options.workspace or Path.cwd()).absolute()
-    # Everything in it is read, and may be sent to the model: keys, mail, whatever a home holds.
-    if workspace.resolve() in (Path("/"), Path("~").expanduser().resolve()):
-        raise InvalidInput(
-            f"{workspace} cannot be the workspace",
-            code="MN-0107",
-            reason="it is not a project: everything in it would be read, and could be sent to the model",
-            hint="go to the folder of your project, or name it with --workspace DIR",
-        )
     check_workspace(workspace)
-    check_access(workspace)
     return workspace
-
-
-def check_access(workspace: Path) -> None:
-    """Refuse a folder that the work could not be read from or written to, before anything is paid for.
-
-    Raises:
-        InvalidInput: It is barred (MN-0107).
-    """
-    if not os.access(workspace, os.R_OK | os.W_OK | os.X_OK):
-        raise InvalidInput(
-            f"the workspace {workspace} cannot be used",
-            code="MN-0107",
-            reason="you may not read and write it",
-            hint="chmod u+rwx it, or name another with --workspace DIR",
-        )
 
 
 def _tell(output: Output, workspace: Path, model: str | None, budget: Budget | None) -> None:

@@ -44,19 +44,29 @@ def state_directory(store: Path) -> Path:
 def check_base_url(url: str) -> str:
     """Return ``url`` without a slash at its end.
 
+    A run remembers it: what cannot be one, or holds a secret, must not come so far (SECRET-1).
+
     Raises:
         InvalidInput: It is no http address, or holds a password (MN-0111).
     """
-    parts = urlsplit(url)
-    if parts.username or parts.password:
+    if "@" in url:
         raise InvalidInput("the base URL holds a password", code="MN-0111", hint="give the key by --api-key-file")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not _is_http(url):
         raise InvalidInput(
             f"the base URL {url!r} is not an http or https address",
             code="MN-0111",
             hint="for example --base-url http://127.0.0.1:8080",
         )
     return url.rstrip("/")
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        plain = url.isprintable() and " " not in url and not parts.query and not parts.fragment
+        return plain and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half an address, or a port that is none
+        return False
 
 
 def interpreter() -> str:

@@ -16,7 +16,7 @@ from typing import Protocol, Self
 
 from pydantic import JsonValue
 
-from mnemosyne.errors import ModelError
+from mnemosyne.errors import ModelError, ModelRefused
 from mnemosyne.llm import prices
 from mnemosyne.llm.client import Client, prefetch
 from mnemosyne.llm.retry import Journal, RetryPolicy, ask
@@ -274,8 +274,8 @@ def _stopped(turn: Turn) -> ModelError:
     said = turn.text.strip()[:2000]
     match turn.stop_reason:
         case "refusal":
-            return ModelError(
-                "the model declined the request", code="MN-0402", fatal=True,
+            return ModelRefused(
+                "the model declined the request", fatal=True,
                 reason=_explanation(turn.stop_details) or said or "it gave no reason",
                 hint="rephrase the prompt, or use another model",
             )  # fmt: skip
