@@ -148,16 +148,28 @@ class ClaudeAgentBridge:
             AgentUnavailable: It cannot take work now.
             BridgeClosed: The bridge was shut down.
         """
-        return await self._send(item, timeout, wait=True)
+        return WorkResult.model_validate(await self._ask({"op": "send_work", **self._work(item, timeout)}))
 
     def try_send_work(self, item: WorkItem, *, timeout: float | None = None) -> Awaitable[WorkResult]:
-        """As :meth:`send_work`, but ``BridgeFull`` at once, from the await, where there is no free place."""
-        return asyncio.ensure_future(self._send(item, timeout, wait=False))
+        """As :meth:`send_work`, but refused at once, by the call itself, where there is no free place.
 
-    async def _send(self, item: WorkItem, timeout: float | None, *, wait: bool) -> WorkResult:
-        wire: JsonValue = item.model_dump(mode="json")
-        request: JsonValue = {"op": "send_work", "agent": self.agent_id, "item": wire, "timeout": timeout, "wait": wait}
-        return WorkResult.model_validate(await self._ask(request))
+        Raises:
+            BridgeFull: No free place; nothing was queued.
+            BridgeClosed: The bridge was shut down.
+        """
+        self._check_open()
+        request: JsonValue = self._work(item, timeout)
+        answer = mailbox().call_at_once(lambda port, ticket: self._handle.try_send_work(port, ticket, request))
+
+        async def result() -> WorkResult:
+            return WorkResult.model_validate(await answer)
+
+        task = asyncio.ensure_future(result())
+        task.add_done_callback(lambda _: answer.cancel())  # a task that is cancelled before it began never awaits
+        return task
+
+    def _work(self, item: WorkItem, timeout: float | None) -> dict[str, JsonValue]:
+        return {"agent": self.agent_id, "item": item.model_dump(mode="json"), "timeout": timeout}
 
     async def record_error(self, error: BaseException | str) -> AgentHealth:
         """Charge the agent with an error that ``send_work`` did not see."""
@@ -222,9 +234,13 @@ class ClaudeAgentBridge:
     ) -> None:
         await self.shutdown()
 
-    async def _ask(self, request: JsonValue, *, closed: bool = False) -> object:
-        if self._closed and not closed:
+    def _check_open(self) -> None:
+        if self._closed:
             raise BridgeClosed(f"the bridge to {self.agent_id} was shut down")
+
+    async def _ask(self, request: JsonValue, *, closed: bool = False) -> object:
+        if not closed:
+            self._check_open()
         try:
             return await mailbox().call(lambda port, ticket: self._handle.tree(port, ticket, request))
         except BridgeClosed:

@@ -32,6 +32,7 @@ from mnemosyne.errors import (
     InvalidInput,
     MnemosyneError,
     ModelError,
+    ModelRefused,
 )
 from mnemosyne.mailbox import Mailbox, keep_exception
 from mnemosyne.models import Acceptance, PlanTask, WorkItem
@@ -286,6 +287,8 @@ def _failure(error: BaseException, *, claimed: bool) -> Json:
         return {"kind": "cancelled"}  # one that nobody asked for is the agent's own error
     if isinstance(error, Fenced):
         return {"kind": "fenced"}
+    if isinstance(error, ModelRefused):
+        return {"kind": "invalid", "problem": _problem("model", error)}
     if isinstance(error, ModelError):
         problem = _problem("model", error)
         return {"kind": "model", "problem": problem, "fatal": error.fatal, "retry_after": error.retry_after}

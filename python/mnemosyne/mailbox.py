@@ -56,15 +56,35 @@ class Mailbox:
         Raises:
             MnemosyneError: The refusal, as its own class; an agent's exception is its ``__cause__``.
         """
-        ticket = next(_tickets)
-        future: asyncio.Future[object] = self._loop.create_future()
-        self._waiting[ticket] = future
+        ticket, future = self._begin()
         try:
             ask(self._port, ticket)
             return await future
         finally:
-            if self._waiting.pop(ticket, None) is not None:  # not answered: cancelled, or its loop was closed
-                self._port.cancel(ticket)
+            self._forget(ticket)
+
+    def call_at_once(self, ask: Callable[[Port, int], object]) -> asyncio.Future[object]:
+        """Ask something that may refuse at once; return the future of its answer, which may be cancelled.
+
+        Raises:
+            MnemosyneError: The refusal.
+        """
+        ticket, future = self._begin()
+        refusal = ask(self._port, ticket)
+        if refusal is not None:
+            self._forget(ticket)
+            raise _exception(refusal)
+        future.add_done_callback(lambda _: self._forget(ticket))
+        return future
+
+    def _begin(self) -> tuple[int, asyncio.Future[object]]:
+        ticket = next(_tickets)
+        self._waiting[ticket] = self._loop.create_future()
+        return ticket, self._waiting[ticket]
+
+    def _forget(self, ticket: int) -> None:
+        if self._waiting.pop(ticket, None) is not None:  # not answered: refused, cancelled, or its loop was closed
+            self._port.cancel(ticket)
 
     def close(self) -> None:
         """Deliver nothing any more."""

@@ -153,7 +153,10 @@ class PlanTask(_Strict):
     title: str = Field(min_length=1)
     description: str = ""
     depends_on: list[str] = Field(default_factory=list)
-    file_scope: list[str] = Field(default_factory=list, description="Path prefixes the task may change.")
+    file_scope: list[str] = Field(
+        default_factory=list,
+        description="Path prefixes the task may change; none: it may change everything, and so runs alone.",
+    )
     acceptance: list[Acceptance] = Field(min_length=1)
 
 

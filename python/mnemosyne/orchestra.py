@@ -7,6 +7,7 @@ Everything that must survive is in the store before it is acknowledged (DUR-1); 
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pydantic import JsonValue, SecretStr
 
 from mnemosyne.bridge import EVENTS_AT_A_TIME, AgentSpec, ClaudeAgentBridge, as_spec
 from mnemosyne.config.secrets import resolve_api_key
-from mnemosyne.config.settings import default_store, state_directory
+from mnemosyne.config.settings import check_base_url, default_store, state_directory
 from mnemosyne.errors import (
     AgentError,
     BridgeClosed,
@@ -88,7 +89,10 @@ class Orchestra:
             raise InvalidInput("max_concurrent is at least 1", code="MN-0115")
         self._store = (store or default_store()).expanduser().absolute()
         self._specs = {AgentRole(role): spec for role, spec in (agents or {}).items()}
-        self._model, self._base_url, self._key = model, base_url, api_key
+        named = base_url or (os.environ.get("ANTHROPIC_BASE_URL") if model != "demo" else None) or None
+        # The run remembers it, so it is checked here and not where it is used (SECRET-1).
+        self._base_url = None if named is None else check_base_url(named)
+        self._model, self._key = model, api_key
         self._max_concurrent = max_concurrent
         self._handle: Handle | None = None
         self._server: Spawned | None = None
@@ -622,6 +626,7 @@ def _phase(phase: Json) -> Json:
     return {"name": phase["name"], "state": phase["state"], "seconds": seconds, "artifact": phase["artifact"]}
 
 
+_NEVER_BEGUN = frozenset({"blocked", "ready", "skipped"})
 _EVIDENCE_KEYS = ("kind", "command", "exit_code", "before_exit_code", "seconds")
 
 
@@ -635,7 +640,7 @@ def _task(task: Json) -> Json:
         "id": spec["id"],
         "title": spec["title"],
         "state": task["state"],
-        "attempts": task["attempt"],
+        "attempts": 0 if task["state"] in _NEVER_BEGUN else task["attempt"],
         "depends_on": spec["depends_on"],
         "files": task["files"],
         "evidence": cast(JsonValue, evidence),

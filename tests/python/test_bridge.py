@@ -138,7 +138,7 @@ async def test_try_send_work_says_full_at_once() -> None:
         first = asyncio.ensure_future(bridge.try_send_work(item("first")))
         await until(lambda: bridge.health().state == "busy")
         with pytest.raises(BridgeFull):
-            await bridge.try_send_work(item("second"))
+            bridge.try_send_work(item("second"))
         first.cancel()
 
 

@@ -14,8 +14,7 @@ fn repository() -> PathBuf {
 }
 
 fn initialize() {
-    let agents = repository().join("rust/mnemosyne/examples");
-    let paths = vec![repository().join("python"), agents];
+    let paths = ["python", "rust/mnemosyne/examples", "tests/rust/agents"].map(|path| repository().join(path)).into();
     mnemosyne::python::initialize(mnemosyne::python::Config { paths, api_key: None }).expect("Python starts");
 }
 
@@ -117,11 +116,13 @@ async fn dur_1_an_orchestra_in_rust_does_durable_work_once_for_one_key() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = folder.path().join("store.db");
     let greeter = AgentSpec::import("greeter:Greeter");
-    let orchestra = Orchestra::builder(&store).agent(AgentRole::Executor, greeter).start().await.expect("it starts");
-    let first = orchestra.work(item("w-1"), Some("key".into())).await.expect("it ends");
-    let again = orchestra.work(item("w-2"), Some("key".into())).await.expect("it is known");
-    assert_eq!(first.item.work.id, again.item.work.id);
-    let greeting = first.result.expect("a result").data["greeting"].clone();
+    let builder = Orchestra::builder().store(&store).agent(AgentRole::Executor, greeter);
+    let orchestra = builder.start().await.expect("it starts");
+    let first = orchestra.submit_work(item("w-1"), Some("key".into())).await.expect("it is stored");
+    let again = orchestra.submit_work(item("w-2"), Some("key".into())).await.expect("it is known");
+    assert_eq!(first.id(), again.id());
+    let done = first.result().await.expect("it ends");
+    let greeting = done.result.expect("a result").data["greeting"].clone();
     assert_eq!(greeting, "asked to say hello: hello from Python");
     orchestra.shutdown(Duration::from_secs(5)).await;
 }
@@ -130,13 +131,15 @@ async fn dur_1_an_orchestra_in_rust_does_durable_work_once_for_one_key() {
 async fn an_orchestra_in_rust_refuses_what_can_never_be_done_and_cancels_what_it_is_told_to() {
     initialize();
     let folder = tempfile::tempdir().expect("a folder");
-    let orchestra = Orchestra::builder(folder.path().join("store.db")).start().await.expect("it starts");
+    let sleeper = AgentSpec::import("sleeper:Sleeper");
+    let builder = Orchestra::builder().store(folder.path().join("store.db"));
+    let orchestra = builder.agent(AgentRole::Orchestrator, sleeper).start().await.expect("it starts");
     let refused = orchestra.submit(RunRequest::prompt("  ", folder.path())).await.map(|_| ());
     assert_eq!(refused.expect_err("an empty prompt").code, "MN-0101");
     let refused = orchestra.submit(RunRequest::prompt("do it", folder.path().join("nowhere"))).await.map(|_| ());
     assert_eq!(refused.expect_err("no workspace").code, "MN-0107");
 
-    // No role has an agent, so the run waits until it is cancelled.
+    // Its agent sleeps, so the run waits until it is cancelled.
     let run = orchestra.submit(RunRequest::prompt("do it", folder.path())).await.expect("it is stored");
     run.cancel("the test is over").await.expect("it is cancelled");
     let result = run.result().await.expect("it ended");

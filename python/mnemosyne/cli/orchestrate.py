@@ -46,6 +46,8 @@ def new_run(goal: str | Plan, place: Callable[[], Path], model: str | None, opti
         options: The command line.
         output: Where to show it.
     """
+    from mnemosyne.config.settings import check_base_url
+
     agents = inputs.read_agents(options.agent)
     budget = inputs.read_budget(options, model)
     base_url = None if options.base_url is None else check_base_url(options.base_url)

@@ -203,7 +203,7 @@ class Client:
                 f"the model's server at {self.base_url} does not answer",
                 code="MN-0205",
                 reason=f"{name}: {self._quoted(str(error))}",
-                hint="start the server or mend the network, then mnemosyne resume; or begin again with another --base-url",
+                hint="start the server, then mnemosyne resume; or begin again with another --base-url",
             ) from error
         # Where the connection stood, the request may have been worked on: what it cost is unknown.
         raise _unavailable(f"connection: {name}", None, Usage() if never_connected else None) from error

@@ -3,7 +3,7 @@
 use crate::convert::{from_python, to_python};
 use crate::loop_thread::{AgentLoop, stop_at_exit};
 use crate::port::{Port, Reply};
-use crate::request::{OpenTree, OpenedTree, open_store, serve_store, serve_tree};
+use crate::request::{OpenTree, OpenedTree, open_store, serve_store, serve_tree, try_send_work};
 use mnemosyne_core::{Problem, ProblemKind, error::codes};
 use mnemosyne_store::Store;
 use pyo3::exceptions::PyRuntimeError;
@@ -62,6 +62,29 @@ impl Handle {
     /// The boot of this process in the store.
     fn boot(&self) -> String {
         self.store.boot().to_owned()
+    }
+
+    /// Hands direct work over, or returns the refusal at once; the result is answered on `port` under `ticket`.
+    fn try_send_work<'py>(
+        &self,
+        py: Python<'py>,
+        port: &Port,
+        ticket: u64,
+        request: &Bound<'_, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let request = from_python(request)?;
+        let Some(opened) = &self.tree else {
+            return Err(PyRuntimeError::new_err("this handle has no tree"));
+        };
+        let _entered = runtime()?.enter();
+        match try_send_work(&opened.tree, request) {
+            Ok(work) => {
+                port.mailbox.answer(runtime()?.handle(), ticket, work);
+                Ok(None)
+            }
+            Err(Reply::Error(refusal)) => to_python(py, &refusal).map(Some),
+            Err(_) => Err(PyRuntimeError::new_err("a refusal is an error")),
+        }
     }
 
     /// The tree's health, as `SystemHealth`; never blocks.

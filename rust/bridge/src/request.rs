@@ -38,7 +38,7 @@ pub(crate) enum StoreRequest {
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum TreeRequest {
     AddAgent { role: mnemosyne_core::AgentRole, spec: AgentSpec, agent_id: Option<String> },
-    SendWork { agent: String, item: Box<WorkItem>, timeout: Option<f64>, wait: bool },
+    SendWork(SendWork),
     RecordError { agent: String, error: String },
     Restart { agent: String, reason: String },
     ShutdownAgent { agent: String, timeout: f64 },
@@ -47,6 +47,26 @@ pub(crate) enum TreeRequest {
     CancelItem { item: String, reason: String },
     Drain { seconds: f64 },
     Shutdown,
+}
+
+/// Direct work for one agent.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SendWork {
+    agent: String,
+    item: Box<WorkItem>,
+    timeout: Option<f64>,
+}
+
+/// Hands work over if there is a free place, and refuses at once if there is none; what is returned waits for its end.
+pub(crate) fn try_send_work(
+    tree: &Tree,
+    request: Value,
+) -> Result<impl Future<Output = Reply> + Send + 'static, Reply> {
+    let SendWork { agent, item, timeout } = serde_json::from_value(request).map_err(|error| unreadable(&error))?;
+    let sent = find(tree, &agent).and_then(|handle| handle.try_send_work(*item, timeout.map(duration)));
+    let work = sent.map_err(|error| error_reply(&error))?;
+    Ok(async move { work.await.map_or_else(|error| error_reply(&error), |result| Reply::Value(json!(result))) })
 }
 
 /// How a tree is opened.
@@ -205,12 +225,8 @@ async fn tree_reply(tree: &Tree, request: TreeRequest) -> Result<Reply, WorkErro
             let handle = tree.add_agent(role, spec, agent_id).await.map_err(problem)?;
             json!({"agent_id": handle.agent_id(), "role": handle.role()})
         }
-        TreeRequest::SendWork { agent, item, timeout, wait } => {
-            let handle = find(tree, &agent)?;
-            let timeout = timeout.map(duration);
-            let result =
-                if wait { handle.send_work(*item, timeout).await } else { handle.try_send_work(*item, timeout)?.await };
-            json!(result?)
+        TreeRequest::SendWork(SendWork { agent, item, timeout }) => {
+            json!(find(tree, &agent)?.send_work(*item, timeout.map(duration)).await?)
         }
         TreeRequest::RecordError { agent, error } => json!(find(tree, &agent)?.record_error(error).await?),
         TreeRequest::Restart { agent, reason } => json!(find(tree, &agent)?.restart(reason).await?),

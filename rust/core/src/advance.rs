@@ -437,9 +437,22 @@ impl Step {
         self.release_ready();
     }
 
+    /// A reviewer that could not answer has rejected nothing: it is asked again, about the same commit. An attempt is the
+    /// executor's.
+    fn review_again(&mut self, item: &Item, task: Task, text: &str) {
+        let tries = item.work.context.get("review_tries").and_then(Value::as_u64).unwrap_or(1);
+        if tries >= u64::from(MAX_ATTEMPTS) {
+            return self.fail_task(task, TaskState::Failed, "failed", &format!("it could not be reviewed: {text}"));
+        }
+        let mut context = item.work.context.clone();
+        context.insert("review_tries".into(), json!(tries + 1));
+        self.new_item(Some(&task), ItemKind::Review, context);
+    }
+
     /// A result that says no: the next attempt sees why, or the task or phase is given up.
     fn unsuccessful(&mut self, item: &Item, text: &str) {
         match self.task_of(item) {
+            Some(task) if item.kind == ItemKind::Review => self.review_again(item, task, text),
             Some(task) => {
                 let task =
                     if task.state == TaskState::Ready { Task { state: TaskState::Running, ..task } } else { task };
@@ -532,7 +545,14 @@ impl Step {
             .tasks
             .iter()
             .filter(|task| task.state != TaskState::Accepted)
-            .map(|task| format!("{} {}", task.spec.id, task.state))
+            .map(|task| {
+                match task.feedback.as_deref().and_then(|text| text.lines().find(|line| !line.trim().is_empty())) {
+                    Some(line) if task.state != TaskState::Skipped => {
+                        format!("{} {}: {line}", task.spec.id, task.state)
+                    }
+                    _ => format!("{} {}", task.spec.id, task.state),
+                }
+            })
             .collect();
         if !not_accepted.is_empty() {
             let problem = Problem::new(
@@ -540,7 +560,7 @@ impl Step {
                 codes::RUN_FAILED,
                 format!("{} of {} tasks were not accepted", not_accepted.len(), self.tasks.len()),
             )
-            .because(not_accepted.join(", "))
+            .because(clip(&not_accepted.join("; ")))
             .hint(format!("mnemosyne show {}", self.run.id));
             return self.fail_run(problem, Some(Phase::PlanToArtifacts));
         }

@@ -167,6 +167,24 @@ fn truth_1_a_rejection_is_the_next_attempts_feedback_and_the_third_is_the_last()
 }
 
 #[test]
+fn a_reviewer_that_cannot_answer_is_asked_again_and_that_is_no_rejection() {
+    let mut world = World::new(run(Some(plan(&[("a", &[])]))));
+    for kind in [ItemKind::Optimize, ItemKind::Execute] {
+        let item = world.take(kind);
+        world.give(&item, &good(kind));
+    }
+    for _ in 0..2 {
+        let review = world.take(ItemKind::Review);
+        world.give(&review, &WorkResult::failure("prose where JSON was due"));
+        assert_eq!((world.task("a").attempt, world.task("a").state), (1, TaskState::Reviewing));
+    }
+    let review = world.take(ItemKind::Review);
+    world.give(&review, &WorkResult::failure("prose where JSON was due"));
+    assert_eq!(world.task("a").state, TaskState::Failed);
+    assert!(world.run.error.as_ref().unwrap()["reason"].as_str().unwrap().contains("prose where JSON was due"));
+}
+
+#[test]
 fn a_rework_starts_from_the_rejected_commit_unless_the_reviewer_says_start_over() {
     for start_over in [false, true] {
         let mut world = World::new(run(Some(plan(&[("a", &[])]))));
@@ -254,7 +272,7 @@ proptest! {
         let mut steps = 0;
         while let Some(item) = world.open.pop() {
             steps += 1;
-            prop_assert!(steps <= 4 * 3 * 4);
+            prop_assert!(steps <= 4 * 3 * (4 + 2));
             let result = match answers.next().unwrap_or(9) {
                 0 => WorkResult::failure("no"),
                 1 if item.kind == ItemKind::Review => data(json!({"passed": false, "feedback": "f"})),

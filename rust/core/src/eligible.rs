@@ -65,8 +65,14 @@ fn in_the_way(item: &Candidate, holding: &Holding) -> bool {
     if item.kind == ItemKind::Accept && holding.kind == Some(ItemKind::Accept) {
         return true;
     }
-    let same_task = item.task.is_some() && item.task == holding.task;
-    !same_task && scopes_overlap(&item.file_scope, &holding.file_scope)
+    let two_tasks = item.task.is_some() && holding.task.is_some();
+    if two_tasks && item.task == holding.task {
+        return false;
+    }
+    // A task that names no scope may change everything, and the gates let it; an item without a task changes no files
+    // that we know of.
+    let whole = two_tasks && (item.file_scope.is_empty() || holding.file_scope.is_empty());
+    whole || scopes_overlap(&item.file_scope, &holding.file_scope)
 }
 
 /// Whether a path of one is a path of the other, or lies below it.
@@ -143,6 +149,17 @@ mod tests {
         holding.task = Some("b".into());
         holding.run = Some("another run".into());
         assert_eq!(pick(&[item], &[holding]), Some("a".into()));
+    }
+
+    #[test]
+    fn a_task_without_a_scope_may_change_everything_and_so_waits_for_everybody() {
+        let item = Candidate { file_scope: vec![], ..candidate("a") };
+        let holding =
+            Holding { run: Some("r".into()), task: Some("b".into()), kind: None, file_scope: vec!["src".into()] };
+        assert_eq!(pick(std::slice::from_ref(&item), std::slice::from_ref(&holding)), None);
+        let own = Candidate { run: None, task: None, kind: ItemKind::Work, ..item };
+        let running = Holding { run: None, task: None, kind: Some(ItemKind::Work), file_scope: vec![] };
+        assert_eq!(pick(&[own], &[running]), Some("a".into()), "a user's own items do not stop each other");
     }
 
     #[test]

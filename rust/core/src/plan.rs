@@ -69,7 +69,7 @@ pub enum PlanError {
         missing: String,
     },
     /// A task that waits for itself.
-    #[error("the tasks {} depend on each other in a circle", .0.join(" -> "))]
+    #[error("the tasks {} depend on each other in a circle", shown(.0))]
     Cycle(Vec<String>),
     /// A task that nothing could prove.
     #[error("task {0:?} has no acceptance command")]
@@ -82,6 +82,14 @@ pub enum PlanError {
         /// The path.
         path: String,
     },
+}
+
+/// A circle of any length, readable.
+fn shown(cycle: &[String]) -> String {
+    const MOST: usize = 10;
+    let ids: Vec<&str> = cycle.iter().take(MOST).map(String::as_str).collect();
+    let rest = if cycle.len() > MOST { format!(" -> … ({} more)", cycle.len() - MOST) } else { String::new() };
+    format!("{}{rest}", ids.join(" -> "))
 }
 
 impl From<PlanError> for Problem {
@@ -171,9 +179,9 @@ fn walk_cycle(edges: &BTreeMap<String, Vec<String>>, left: &BTreeSet<&String>, s
     }
 }
 
-/// A relative path without a step upwards.
+/// A relative path without a step upwards, and not into a repository's own files, which no tree holds.
 fn is_inside(path: &str) -> bool {
-    !path.starts_with('/') && !path.contains('\0') && path.split('/').all(|part| part != "..")
+    !path.starts_with('/') && !path.contains('\0') && path.split('/').all(|part| part != ".." && part != ".git")
 }
 
 #[cfg(test)]
@@ -226,8 +234,15 @@ mod tests {
     }
 
     #[test]
+    fn a_long_circle_is_told_in_one_readable_line() {
+        let tasks = (0..1000).map(|n| task(&format!("t{n}"), &[&format!("t{}", (n + 1) % 1000)])).collect();
+        let text = plan(tasks).validate().unwrap_err().to_string();
+        assert!(text.len() < 200 && text.contains("991 more"), "{text}");
+    }
+
+    #[test]
     fn a_scope_outside_the_workspace_is_refused() {
-        for path in ["/etc", "../x", "a/../../b"] {
+        for path in ["/etc", "../x", "a/../../b", ".git/config", "a\0b"] {
             let mut bad = task("a", &[]);
             bad.file_scope = vec![path.into()];
             assert!(matches!(plan(vec![bad]).validate(), Err(PlanError::Scope { .. })), "{path}");

@@ -17,8 +17,8 @@ pub use mnemosyne_core::{
     WorkResult,
 };
 pub use mnemosyne_runtime::{AgentHealth, AgentHost, AgentSource, AgentSpec, Restart, SystemHealth};
-pub use mnemosyne_store::RunSnapshot;
-pub use orchestra::{Orchestra, OrchestraBuilder, Run, RunRequest};
+pub use mnemosyne_store::{ItemSnapshot, RunSnapshot};
+pub use orchestra::{Orchestra, OrchestraBuilder, Run, RunRequest, Work};
 
 #[cfg(feature = "python")]
 pub use mnemosyne_bridge::{BridgeError, ClaudeAgentBridge, PythonHost};

@@ -5,24 +5,49 @@ use mnemosyne_core::{AgentRole, Budget, Event, Phase, Plan, Problem, ProblemKind
 use mnemosyne_runtime::{AgentSpec, RoleSpec, SharedHost, SystemHealth, Tree, TreeConfig};
 use mnemosyne_store::{EventQuery, ItemSnapshot, RunSnapshot, SqliteStore, Store};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A waiting call looks again after this long: other processes commit too.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// A resume waits so long for the last child of the process before.
+const GUARD_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Collects what an [`Orchestra`] needs.
 #[derive(Default)]
 pub struct OrchestraBuilder {
-    store: PathBuf,
+    store: Option<PathBuf>,
     agents: BTreeMap<AgentRole, AgentSpec>,
-    max_concurrent: Option<u32>,
+    options: RunOptions,
     host: Option<SharedHost>,
 }
 
 impl OrchestraBuilder {
-    /// How the agents of a role are made; a role without one has no agents and its work waits.
+    /// The store's file; by default `MNEMOSYNE_STORE`, else in the XDG state directory.
+    #[must_use]
+    pub fn store(mut self, path: impl Into<PathBuf>) -> Self {
+        self.store = Some(path.into());
+        self
+    }
+
+    /// Model id for all roles; by default each role has its own.
+    #[must_use]
+    pub fn model(mut self, model: impl Into<String>) -> Self {
+        self.options.model = Some(model.into());
+        self
+    }
+
+    /// A server that speaks the Messages API; by default Anthropic's.
+    #[must_use]
+    pub fn base_url(mut self, url: impl Into<String>) -> Self {
+        self.options.base_url = Some(url.into());
+        self
+    }
+
+    /// How the agents of a role are made. With Python, a role without one gets its own Claude agent; without, it has no
+    /// agents and its work waits.
     #[must_use]
     pub fn agent(mut self, role: AgentRole, spec: AgentSpec) -> Self {
         self.agents.insert(role, spec);
@@ -32,7 +57,7 @@ impl OrchestraBuilder {
     /// Agents of each role that works on tasks; 4 by default.
     #[must_use]
     pub fn max_concurrent(mut self, count: u32) -> Self {
-        self.max_concurrent = Some(count);
+        self.options.max_concurrent = count;
         self
     }
 
@@ -49,7 +74,7 @@ impl OrchestraBuilder {
     /// # Errors
     /// The store cannot be opened.
     pub async fn start(self) -> Result<Orchestra, Problem> {
-        let path = self.store;
+        let path = self.store.clone().unwrap_or_else(default_store);
         let opened = {
             let path = path.clone();
             tokio::task::spawn_blocking(move || SqliteStore::open(&path)).await
@@ -58,8 +83,16 @@ impl OrchestraBuilder {
             Problem::new(ProblemKind::Store, codes::STORE_UNAVAILABLE, "the store could not be opened")
                 .because(error.to_string())
         })??);
-        let count = self.max_concurrent.unwrap_or(4).max(1);
-        let roles = self.agents.into_iter().map(|(role, spec)| {
+        let mut options = self.options;
+        if options.max_concurrent == 0 {
+            options.max_concurrent = 4;
+        }
+        let mut agents = self.agents;
+        if self.host.is_none() {
+            add_claude_agents(&mut agents, &options);
+        }
+        let count = options.max_concurrent;
+        let roles = agents.into_iter().map(|(role, spec)| {
             let instances = spec.instances.unwrap_or(if role == AgentRole::Orchestrator { 1 } else { count });
             RoleSpec { role, spec, instances }
         });
@@ -70,9 +103,40 @@ impl OrchestraBuilder {
         } else {
             attach_python(&tree, &store, &path).await;
         }
-        Ok(Orchestra { store, tree })
+        Ok(Orchestra { store, tree, options, directory: mnemosyne_store::boot::state_directory(&path) })
     }
 }
+
+/// As in Python's `config.settings`.
+fn default_store() -> PathBuf {
+    if let Some(named) = std::env::var_os("MNEMOSYNE_STORE").filter(|named| !named.is_empty()) {
+        return PathBuf::from(named);
+    }
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".local/state");
+    state.unwrap_or_else(home).join("mnemosyne/store.db")
+}
+
+/// The role's own agent for every role that has none.
+#[cfg(feature = "python")]
+fn add_claude_agents(agents: &mut BTreeMap<AgentRole, AgentSpec>, options: &RunOptions) {
+    for (role, source) in [
+        (AgentRole::Orchestrator, "mnemosyne.agents.orchestrator:OrchestratorAgent"),
+        (AgentRole::Optimizer, "mnemosyne.agents.optimizer:OptimizerAgent"),
+        (AgentRole::Reviewer, "mnemosyne.agents.reviewer:ReviewerAgent"),
+        (AgentRole::Executor, "mnemosyne.agents.executor:ExecutorAgent"),
+    ] {
+        agents.entry(role).or_insert_with(|| {
+            let mut spec = AgentSpec::import(source);
+            spec.config.insert("model".into(), options.model.clone().into());
+            spec.config.insert("base_url".into(), options.base_url.clone().into());
+            spec
+        });
+    }
+}
+
+#[cfg(not(feature = "python"))]
+fn add_claude_agents(_agents: &mut BTreeMap<AgentRole, AgentSpec>, _options: &RunOptions) {}
 
 /// Gives the tree Python, where there is one.
 #[cfg(feature = "python")]
@@ -135,12 +199,16 @@ impl RunRequest {
 pub struct Orchestra {
     store: Arc<dyn Store>,
     tree: Tree,
+    /// What its runs remember of it.
+    options: RunOptions,
+    /// Where boots keep their locks, and runs their trees.
+    directory: PathBuf,
 }
 
 impl Orchestra {
-    /// An orchestra over the store in this file.
-    pub fn builder(store: impl Into<PathBuf>) -> OrchestraBuilder {
-        OrchestraBuilder { store: store.into(), ..OrchestraBuilder::default() }
+    /// Collects what an orchestra needs.
+    pub fn builder() -> OrchestraBuilder {
+        OrchestraBuilder::default()
     }
 
     /// Stores a run; returns after the commit (DUR-1).
@@ -161,7 +229,7 @@ impl Orchestra {
             spec: None,
             plan: request.plan,
             workspace: workspace.to_string_lossy().into_owned(),
-            options: RunOptions::default(),
+            options: self.options.clone(),
             budget: request.budget,
             state: RunState::Running,
             phase: Phase::PromptToSpec,
@@ -175,31 +243,45 @@ impl Orchestra {
         Ok(Run { id, store: Arc::clone(&self.store), tree: self.tree.clone() })
     }
 
-    /// Continues a run that another process left.
+    /// Continues a run that another process left; waits until that process's last child is gone (KILL-2).
     ///
     /// # Errors
-    /// The run has ended, or its process lives.
+    /// The run has ended, or its process or one of its commands lives.
     pub async fn resume(&self, run: &str) -> Result<Run, Problem> {
+        let snapshot = self.store.run(run).await?;
+        if let Some(boot) = snapshot.and_then(|found| found.run.boot).filter(|boot| self.store.is_dead(boot)) {
+            self.wait_for_guard(run, &boot).await?;
+        }
         self.store.adopt_run(run, None).await?;
         Ok(Run { id: run.to_owned(), store: Arc::clone(&self.store), tree: self.tree.clone() })
     }
 
-    /// Stores one durable item for a role and waits for its end.
+    /// A guard holds its lock until its last child is gone.
+    async fn wait_for_guard(&self, run: &str, boot: &str) -> Result<(), Problem> {
+        let Ok(lock) = File::open(self.directory.join("boots").join(format!("{boot}.guard"))) else { return Ok(()) };
+        let until = Instant::now() + GUARD_PATIENCE;
+        while lock.try_lock_shared().is_err() {
+            if Instant::now() >= until {
+                return Err(Problem::new(
+                    ProblemKind::Environment,
+                    "MN-0255",
+                    format!("a command of run {run} is still running"),
+                )
+                .because("the process before ended, but not all that it had started")
+                .hint("wait for it to end, or end it, and resume again"));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Stores one durable item for a role; returns after the commit (DUR-1).
     ///
     /// # Errors
     /// The item cannot be stored.
-    pub async fn work(&self, item: WorkItem, idempotency_key: Option<String>) -> Result<ItemSnapshot, Problem> {
+    pub async fn submit_work(&self, item: WorkItem, idempotency_key: Option<String>) -> Result<Work, Problem> {
         let id = self.store.submit_item(item, idempotency_key).await?;
-        let mut changed = self.store.changed();
-        loop {
-            changed.mark_unchanged();
-            match self.store.item(&id).await? {
-                Some(snapshot) if snapshot.item.state.is_terminal() => return Ok(snapshot),
-                _ => {
-                    let _ = tokio::time::timeout(LOOK_AGAIN, changed.changed()).await;
-                }
-            }
-        }
+        Ok(Work { id, store: Arc::clone(&self.store), tree: self.tree.clone() })
     }
 
     /// The whole tree; never blocks.
@@ -216,6 +298,45 @@ impl Orchestra {
     pub async fn shutdown(self, patience: Duration) {
         self.tree.drain(patience).await;
         self.tree.shutdown().await;
+    }
+}
+
+/// One durable item that a user submitted.
+pub struct Work {
+    id: String,
+    store: Arc<dyn Store>,
+    tree: Tree,
+}
+
+impl Work {
+    /// The item's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Waits for its end: done, failed, cancelled or dead.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn result(&self) -> Result<ItemSnapshot, Problem> {
+        let mut changed = self.store.changed();
+        loop {
+            changed.mark_unchanged();
+            match self.store.item(&self.id).await? {
+                Some(snapshot) if snapshot.item.state.is_terminal() => return Ok(snapshot),
+                _ => {
+                    let _ = tokio::time::timeout(LOOK_AGAIN, changed.changed()).await;
+                }
+            }
+        }
+    }
+
+    /// Cancels it, in flight too.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub async fn cancel(&self, reason: &str) -> Result<(), Problem> {
+        self.tree.cancel_item(&self.id, reason).await
     }
 }
 
