@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +70,10 @@ class Echo(AgentExecutionMixin):
 
 
 class Fails(AgentExecutionMixin):
+    told = threading.Event()
+
     async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        await until(self.told.is_set)
         return {"success": False, "error": "not today"}
 
 
@@ -125,6 +129,7 @@ async def test_a_result_that_is_no_success_is_a_value_and_what_waits_for_it_is_c
     async with orchestra(store, Fails) as opened:
         work = await opened.submit_work(item("w-1"))
         dependent = await opened.submit_work(item("w-2", depends_on=["w-1"]))
+        Fails.told.set()  # not before: what depends on an item that has failed already is refused
         result = await asyncio.wait_for(work.result(), 10)
         assert (result.success, result.error) == (False, "not today")
         with pytest.raises(AgentError, match="w-2 is cancelled"):
