@@ -42,12 +42,14 @@ from mnemosyne.models import Acceptance, Evidence
 __all__ = [
     "BUILT_IN_EXCLUDES",
     "ApplyResult",
+    "CommittedFiles",
     "FileChange",
     "GateReport",
     "Journal",
     "MergeResult",
     "Tree",
     "Workspace",
+    "as_text",
     "check_access",
     "check_workspace",
     "outside_scope",
@@ -472,7 +474,11 @@ class Workspace:
             stdin = "".join(f"{name}\n" for name in names).encode()
             await self._git('git cat-file --batch > "$1"', str(file), stdin=stdin)
             blobs = await _in_thread(_Blobs, file)
-            return {name: _as_text(b"".join(blobs.content(blobs.sha256(name) or ""))) for name in names}
+            return {name: as_text(b"".join(blobs.content(blobs.sha256(name) or ""))) for name in names}
+
+    def files(self, commit: str) -> CommittedFiles:
+        """Return the files of a commit, to be read without a checkout."""
+        return CommittedFiles(self, commit)
 
     # -- gates --------------------------------------------------------------------------------------------------
 
@@ -757,6 +763,43 @@ class Workspace:
         )
 
 
+class CommittedFiles:
+    """The files of one commit, which never change: what is read here does not depend on when it is read."""
+
+    def __init__(self, workspace: Workspace, commit: str) -> None:
+        self._workspace = workspace
+        self._commit = commit
+
+    async def list_files(self) -> list[str]:
+        """Return all paths, relative and sorted, but links and submodules, which are no files, and names that are not
+        UTF-8, which a prompt cannot hold.
+        """
+        output = await self._workspace._git('git ls-tree -r -z "$1"', self._commit)
+        entries = (line.partition(b"\t") for line in output.split(b"\0") if line)
+        files = (name.decode("utf-8", "replace") for head, _, name in entries if head.startswith(b"100"))
+        return sorted(name for name in files if "\N{REPLACEMENT CHARACTER}" not in name)
+
+    async def read_files(self, paths: Sequence[str]) -> dict[str, bytes]:
+        """Return the contents of those that exist; all at once, because each reading starts a process."""
+        asked = [path for path in paths if "\n" not in path]  # the request is made of lines
+        lines = [f"{self._commit}:{path}\n".encode() for path in asked]
+        if not lines:
+            return {}
+        output = await self._workspace._git("git cat-file --batch", stdin=b"".join(lines))
+        contents: dict[str, bytes] = {}
+        position = 0
+        for path in asked:
+            end = output.index(b"\n", position)
+            header, position = output[position:end], end + 1
+            if header.endswith(b" missing"):
+                continue
+            size = int(header.rsplit(b" ", 1)[1])
+            if b" blob " in header:
+                contents[path] = output[position : position + size]
+            position += size + 1
+        return contents
+
+
 _GIT_ENVIRONMENT = {
     "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_CONFIG_SYSTEM": "/dev/null",
@@ -928,7 +971,8 @@ def _format_overview(shown: Mapping[str, str], others: Sequence[str]) -> str:
     return "".join(parts)
 
 
-def _as_text(content: bytes) -> str | None:
+def as_text(content: bytes) -> str | None:
+    """Return the text of a file, or None for what is none."""
     if b"\0" in content:
         return None
     try:

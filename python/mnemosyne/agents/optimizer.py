@@ -24,6 +24,7 @@ from mnemosyne.agents.base_agent import AgentExecutionMixin
 from mnemosyne.agents.claude_agent import item_context
 from mnemosyne.agents.context import ProjectFiles
 from mnemosyne.errors import AgentError
+from mnemosyne.workspace import as_text
 
 __all__ = ["PACK_BYTES", "OptimizerAgent", "build_pack", "imported_files", "named_in"]
 
@@ -167,7 +168,7 @@ def _packed(order: Iterable[str], contents: dict[str, bytes]) -> str:
         content = contents.get(path)
         if content is None:
             continue
-        text = _as_text(content)
+        text = as_text(content)
         entry = prompts.file_section(path, text) if text is not None else None
         size = len(entry.encode("utf-8")) + 1 if entry is not None else 0
         if entry is None or size > left:
@@ -181,15 +182,6 @@ def _packed(order: Iterable[str], contents: dict[str, bytes]) -> str:
         if len(note.encode("utf-8")) <= left:
             shown.append(note)
     return "\n".join(shown)
-
-
-def _as_text(content: bytes) -> str | None:
-    if b"\0" in content:
-        return None
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
 
 
 def _covers(prefix: str, path: str) -> bool:

@@ -27,7 +27,6 @@ from pydantic import JsonValue
 from mnemosyne.agents.base_agent import AgentExecutionMixin, call_agent, working_on
 from mnemosyne.agents.claude_agent import ClaudeAgent
 from mnemosyne.agents.context import AgentContext
-from mnemosyne.agents.project_files import CommittedFiles
 from mnemosyne.agents.reviewer import lowered
 from mnemosyne.errors import AgentError, EnvironmentProblem, InvalidInput
 from mnemosyne.llm import prefetch
@@ -113,9 +112,8 @@ async def _orchestrate(agent: AgentExecutionMixin, context: AgentContext, servic
 
 
 async def _optimize(agent: AgentExecutionMixin, context: AgentContext, services: Services, work: Json) -> Json:
-    commit = await services.workspace_for(context).open()
-    if context.run is not None:
-        context.files = CommittedFiles(services.guard(), context.run.directory, commit, tag=context.item.id)
+    workspace = services.workspace_for(context)
+    context.files = workspace.files(await workspace.open())
     result = await call_agent(agent, work)
     if result["success"]:
         pack = _data(result).get("pack")
