@@ -30,8 +30,11 @@ from mnemosyne import AgentExecutionMixin, create_agent
 
 
 class Plain(AgentExecutionMixin):
+    def __init__(self):
+        self.inner = create_agent("executor")  # talks to the server that this agent is configured with
+
     async def execute_work(self, work):
-        return await create_agent("executor", self.config).execute_work(work)
+        return await self.inner.execute_work(work)
 """
 
 

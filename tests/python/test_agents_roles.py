@@ -293,6 +293,21 @@ async def test_the_model_is_the_agents_own_else_the_runs_else_the_roles(tmp_path
     assert found == ["mine", "of-the-run", "claude-sonnet-5-5"]
 
 
+async def test_secret_1_an_agent_made_by_another_inherits_its_server_and_key_only_together() -> None:
+    item = WorkItem(id="i", description="d", phase=Phase.PLAN_TO_ARTIFACTS, role="executor")
+    context = AgentContext(item)
+    context.config = {"base_url": "http://theirs", "api_key": "secret", "model": "demo"}
+    with working_on(context):
+        inherits, own = (
+            create_agent("executor", {"max_turns": 3}),
+            create_agent("executor", {"base_url": "http://mine"}),
+        )
+        assert isinstance(inherits, ClaudeAgent)
+        assert isinstance(own, ClaudeAgent)
+        assert inherits.settings == {**context.config, "max_turns": 3}
+        assert own.settings == {"base_url": "http://mine"}
+
+
 async def test_a_failing_server_is_the_models_fault() -> None:
     with pytest.raises(ModelError):
         await played("orchestrator", Phase.PROMPT_TO_SPEC, {"prompt": "x"}, *[failing(500, "api_error")] * 3)

@@ -26,6 +26,11 @@ DEFAULT_SOURCES: Mapping[AgentRole, str] = MappingProxyType(
 def create_agent(role: AgentRole | str, config: Mapping[str, JsonValue] | None = None) -> AgentExecutionMixin:
     """Make the built-in agent of a role, for instance to hand work on to it from an agent of your own.
 
+    Args:
+        role: Whose agent.
+        config: ``model``, ``base_url``, ``api_key``. Without a server or key of its own it uses those of the agent that
+            it works for.
+
     Raises:
         InvalidInput: There is no such role (MN-0153).
     """

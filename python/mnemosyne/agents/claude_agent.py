@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import JsonValue
@@ -23,11 +24,21 @@ class ClaudeAgent(AgentExecutionMixin):
     _client: Client | None = None
 
     @property
+    def settings(self) -> Mapping[str, JsonValue]:
+        """``config``; an agent that another one made without naming a server or key talks to the other one's.
+
+        Never half of each: the user's key must not go to a server that somebody else named (SECRET-1).
+        """
+        if "base_url" in self.config or "api_key" in self.config:
+            return self.config
+        return {**self.context.config, **self.config}
+
+    @property
     def client(self) -> Client:
-        """The client, for the server and key of ``config``."""
+        """The client, for the server and key of ``settings``."""
         if self._client is None:
             try:
-                self._client = Client(self.config)
+                self._client = Client(self.settings)
             except InvalidInput as error:
                 # A wrong setting is neither the item's fault nor the agent's: the run waits until it is corrected.
                 raise EnvironmentProblem(
@@ -39,7 +50,7 @@ class ClaudeAgent(AgentExecutionMixin):
     def model(self) -> str:
         """The model: the agent's own setting, else the run's, else the default of the role."""
         run = self.context.run
-        for named in (self.config.get("model"), run.options.get("model") if run is not None else None):
+        for named in (self.settings.get("model"), run.options.get("model") if run is not None else None):
             if isinstance(named, str) and named:
                 return named
         return default_model(self.role)

@@ -132,6 +132,7 @@ class AgentContext:
         task: The plan's task that the item is part of.
         setup: The plan's setup commands.
         accepted: Acceptance of all tasks accepted so far in this run, for the joined gate.
+        config: Of the agent that the host gave the item to; what it makes with ``create_agent`` inherits the server.
         files: The run's accepted files, set by the harness for ``optimize``.
         tools: The tools of the tree, set by the harness where there is a tree.
     """
@@ -161,6 +162,7 @@ class AgentContext:
         self.task = task
         self.setup = setup
         self.accepted = accepted
+        self.config: Mapping[str, JsonValue] = {}
         self.files: ProjectFiles | None = None
         self.tools: ToolSet | None = None
         self._upcalls = upcalls or LocalUpcalls()

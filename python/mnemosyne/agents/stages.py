@@ -79,6 +79,7 @@ async def run_item(agent: AgentExecutionMixin | None, context: AgentContext, ser
         prefetch()
     if context.kind in _STARTS_COMMANDS:
         await services.guard().kill(context.item.id)
+    context.config = getattr(agent, "config", {})
     with working_on(context):
         if context.kind == "accept":
             return _complete(await _accept(context, services))
