@@ -145,7 +145,7 @@ async fn an_orchestra_in_rust_refuses_what_can_never_be_done_and_cancels_what_it
     let result = run.result().await.expect("it ended");
     assert_eq!(result.run.state, RunState::Cancelled);
     // Agents may say something after it: their events belong to the boot, not to the run.
-    let own = run.events(0).await.expect("events").into_iter().filter(|event| event.event.run.is_some());
-    assert_eq!(own.last().map(|event| event.event.kind), Some(EventKind::RunCancelled));
+    let mut own = run.events(0).await.expect("events").into_iter().filter(|event| event.event.run.is_some());
+    assert_eq!(own.next_back().map(|event| event.event.kind), Some(EventKind::RunCancelled));
     orchestra.shutdown(Duration::ZERO).await;
 }

@@ -1,4 +1,4 @@
-//! Events: what happened, in the words of `api.md` section 3. Live-only kinds (heartbeat, progress) are not here:
+//! Events: what happened, in the words that users rely on. Live-only kinds (heartbeat, progress) are not here:
 //! what is not stored cannot be named as an event.
 
 use crate::state::{AgentRole, Phase};

@@ -1,4 +1,4 @@
-//! The states of things, and which one may follow which (`api.md` section 3).
+//! The states of things, and which one may follow which.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

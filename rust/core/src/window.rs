@@ -1,4 +1,4 @@
-//! The two windows and the backoff (`house.md` section 4), as pure values. Time is milliseconds of a monotonic clock
+//! The two windows and the backoff, as pure values. Time is milliseconds of a monotonic clock
 //! that the caller injects.
 //!
 //! **SUP-2**: the error window decides *that* an agent restarts; the restart window decides *whether it still may*.

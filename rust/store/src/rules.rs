@@ -261,7 +261,7 @@ pub(crate) fn cancelled_event(item: &Item, reason: &str) -> NewEvent {
     item_event(EventKind::WorkCancelled, item).with("reason", clip(reason, 2_000))
 }
 
-/// `work_started`, and the agent's own event, which has no run (`api.md` section 3).
+/// `work_started`, and the agent's own event, which has no run.
 pub(crate) fn claim_events(item: &Item, request: &ClaimRequest) -> Vec<NewEvent> {
     let description = clip(&item.work.description, EVENT_TEXT);
     let started = NewEvent {

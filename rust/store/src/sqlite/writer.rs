@@ -3,7 +3,7 @@
 //! It takes all operations that have arrived, runs each in a savepoint of one IMMEDIATE transaction, commits, and only
 //! then answers everybody (**DUR-1**). While it waits for the disk the next group gathers, so one sync pays for as many
 //! operations as there are callers; a lone caller does not wait for anybody. A savepoint per operation (12 % of the
-//! time, `spikes.md` section 3) keeps one refusal from undoing its neighbours.
+//! time) keeps one refusal from undoing its neighbours.
 //!
 //! A commit that fails, say on a full disk, is answered to all of its group and changes nothing; the thread goes on.
 
