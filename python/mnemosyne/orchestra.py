@@ -149,11 +149,15 @@ class Orchestra:
         from mnemosyne import loop
 
         spec = as_spec(role, self._specs.get(role))
-        shared: Json = {"model": self._model, "base_url": base_url}
-        if key is not None:
-            shared["api_key"] = loop.hide(key.get_secret_value())
         wire = spec.to_wire()
-        wire["config"] = {**shared, **cast(Json, wire["config"])}
+        own = cast(Json, wire["config"])
+        shared: Json = {"model": self._model}
+        # Never half of each: our key must not go to a server that only this agent names (SECRET-1).
+        if "base_url" not in own and "api_key" not in own:
+            shared["base_url"] = base_url
+            if key is not None:
+                shared["api_key"] = loop.hide(key.get_secret_value())
+        wire["config"] = {**shared, **own}
         default = 1 if role is AgentRole.ORCHESTRATOR else self._max_concurrent
         return {"role": role.value, "instances": spec.instances or default, "spec": wire}
 

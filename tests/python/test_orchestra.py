@@ -437,3 +437,15 @@ def test_a_process_that_ends_with_its_orchestra_leaves_no_boot_behind(tmp_path: 
     done = in_a_process(store, tmp_path / "log", "peaceful")
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "store.db.d" / "boots").glob("*.lock")) == []
+
+
+def test_secret_1_an_agent_that_names_its_own_server_does_not_get_the_key_of_the_orchestra(store: Path) -> None:
+    theirs = AgentSpec(source=Echo, config={"base_url": "http://127.0.0.1:9"})
+    opened = Orchestra(store=store, agents={AgentRole.EXECUTOR: theirs}, api_key=SecretStr("sk-canary-0123456789"))
+    configs = {
+        role: opened._role(role, None, SecretStr("sk-canary-0123456789"))["spec"]["config"]  # type: ignore[index, call-overload]
+        for role in AgentRole
+    }
+    assert "api_key" not in configs[AgentRole.EXECUTOR]
+    assert "api_key" in configs[AgentRole.REVIEWER]
+    assert "canary" not in str(configs)
