@@ -322,7 +322,7 @@ fn dur_1_what_was_acknowledged_survives_kill_9() {
             .unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         let reading = std::thread::spawn(move || out.lines().map_while(Result::ok).collect::<Vec<String>>());
-        std::thread::sleep(Duration::from_millis(milliseconds));
+        std::thread::sleep(Duration::from_millis(milliseconds)); // the moment of the kill, not a wait for anything
         child.kill().unwrap();
         child.wait().unwrap();
         acknowledged.extend(reading.join().unwrap());
