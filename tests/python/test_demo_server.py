@@ -439,7 +439,7 @@ def test_every_request_leaves_one_line_with_the_hash_of_its_canonical_body(runni
     body = hello(metadata={"user_id": "schön"})
     running.post(json.dumps(body, indent=3).encode())
     line = running.wait_for_line(lambda line: line["body_sha256"] == sha256_json(body))
-    assert set(line) == {"at", "method", "path", "body_sha256", "status", "completed"}
+    assert set(line) == {"at", "method", "path", "body_sha256", "status", "completed", "fault"}
     assert (line["method"], line["path"], line["status"], line["completed"]) == ("POST", "/v1/messages", 200, True)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["at"])
 

@@ -19,10 +19,13 @@ def demo(options: Options, output: Output) -> int:
     """Run the sample's prompt in a copy of the sample.
 
     Raises:
-        InvalidInput: The workspace holds something else than the sample (MN-0114).
+        InvalidInput: The workspace holds something else than the sample (MN-0114), or the fault script cannot be used
+            (MN-0115, MN-0160, MN-0161).
     """
     from mnemosyne.demo.sample import DEMO_PROMPT
 
+    if options.faults is not None:
+        _use_faults(options)
     return new_run(DEMO_PROMPT, lambda: _workspace(options.workspace), options.model or "demo", options, output)
 
 
@@ -31,14 +34,29 @@ def serve(options: Options, output: Output) -> int:
 
     Raises:
         EnvironmentProblem: The port is taken, or the log cannot be written (MN-0211).
+        InvalidInput: The fault script cannot be used (MN-0160, MN-0161).
     """
     from mnemosyne.demo.server import serve as serve_until_interrupted
 
     def listens(base_url: str) -> None:
         output.row("server", {"base_url": base_url}, [(base_url, 0, "")])
 
-    serve_until_interrupted(options.port, options.log, listens)
+    serve_until_interrupted(options.port, options.log, options.faults, listens)
     return 0
+
+
+def _use_faults(options: Options) -> None:
+    from mnemosyne.demo import faults, launch
+
+    if options.base_url is not None:
+        raise InvalidInput(
+            "--faults is for the server that the demo starts itself, and --base-url names another one",
+            code="MN-0115",
+            hint=f"mnemosyne demo serve --faults {options.faults}",
+        )
+    assert options.faults is not None
+    faults.load(options.faults)  # refused here and not by the server, before anything is stored
+    launch.configure(faults=options.faults)
 
 
 def _workspace(given: Path | None) -> Path:

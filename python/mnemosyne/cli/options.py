@@ -55,6 +55,7 @@ class Options(argparse.Namespace):
     follow: bool = False
     port: int = 0
     log: Path | None = None
+    faults: Path | None = None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -167,12 +168,20 @@ def _events(parser: _Parser) -> None:
 
 def _demo(parser: _Parser, common: _Parser) -> None:
     _run_flags(parser, workspace="an empty folder, or one with the sample (default: ./mnemosyne-demo or the next free)")
+    _faults(parser)
     verbs = parser.add_subparsers(metavar="[serve]", title="commands")
     text = "serve the demo model over HTTP on loopback; the base URL is the first line"
     serve = _strict(verbs.add_parser("serve", parents=[common], help=text, description=_sentence(text)))
     serve.add_argument("--port", type=_whole(0, 65535), metavar="N", help="default: any free one")
     serve.add_argument("--log", type=_path, metavar="FILE", help="append a JSON line per request")
+    _faults(serve)
     serve.set_defaults(handler="mnemosyne.cli.demo:serve", command="mnemosyne demo serve")
+
+
+def _faults(parser: _Parser) -> None:
+    parser.add_argument(
+        "--faults", type=_path, metavar="FILE", help="a fault script: what goes wrong on purpose (JSON)"
+    )
 
 
 def _strict(parser: _Parser) -> _Parser:

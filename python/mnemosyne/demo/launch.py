@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mnemosyne.guard import Guard, Spawned
 
-__all__ = ["start_server"]
+__all__ = ["configure", "start_server"]
 
 _PACKAGES = Path(__file__).resolve().parents[2]
+
+_faults: Path | None = None
+
+
+def configure(*, faults: Path | None) -> None:
+    """Choose the fault script of the servers that this process starts from now on."""
+    global _faults
+    _faults = faults
 
 
 async def start_server(guard: Guard, *, log: Path | None = None) -> tuple[str, Spawned]:
@@ -30,6 +38,8 @@ async def start_server(guard: Guard, *, log: Path | None = None) -> tuple[str, S
     arguments = [guard.interpreter, "-P", "-S", "-m", "mnemosyne.demo.server", "--port", "0"]
     if log is not None:
         arguments += ["--log", str(log.absolute())]
+    if _faults is not None:
+        arguments += ["--faults", str(_faults.absolute())]
     environment = guard.environment() | {"PYTHONPATH": str(_PACKAGES)}
     spawned = await guard.spawn(arguments, cwd=Path("/"), env=environment)
     return spawned.first_line, spawned

@@ -15,7 +15,7 @@ from mnemosyne.demo import planner, prompt, worker
 from mnemosyne.demo.project import UnworkableError
 from mnemosyne.demo.wire import Block, Reply, digest, sign
 
-__all__ = ["ABILITIES", "answer"]
+__all__ = ["ABILITIES", "PURPOSES", "answer", "purpose"]
 
 ABILITIES = (
     "I am the offline demo model of mnemosyne, not Claude. I can do one thing: finish the unfinished functions of a "
@@ -30,6 +30,24 @@ _STRUCTURED: Mapping[str, tuple[str, Callable[[Mapping[str, str]], dict[str, obj
     "Judgement": ("I judge by the evidence and the diff.", planner.judgement),
 }
 
+_PURPOSE_OF_TITLE = {
+    "Spec": ("orchestrator", "prompt_to_spec"),
+    "FullSpec": ("orchestrator", "spec_to_full_spec"),
+    "Plan": ("orchestrator", "full_spec_to_plan"),
+    "Judgement": ("reviewer", "plan_to_artifacts"),
+}
+_WORK = ("executor", "plan_to_artifacts")
+PURPOSES = (*_PURPOSE_OF_TITLE.values(), _WORK)
+"""Role and phase of the requests that can be told apart."""
+
+
+def purpose(body: Mapping[str, object]) -> tuple[str, str]:
+    """Return for which role and in which phase a request is; two empty texts where that cannot be told."""
+    title = _schema_title(body)
+    if title is not None:
+        return _PURPOSE_OF_TITLE.get(title, ("", ""))
+    return _WORK if _is_work(body, prompt.sections(prompt.user_text(body))) else ("", "")
+
 
 def answer(body: Mapping[str, object]) -> Reply:
     """Return the reply to a request that :func:`~mnemosyne.demo.wire.check_request` let through."""
@@ -42,7 +60,7 @@ def answer(body: Mapping[str, object]) -> Reply:
         except UnworkableError as reason:
             return _refusal(str(reason))
         return Reply([_thought(body, thought), {"type": "text", "text": text}])
-    if title is None and "task" in parts and _tool_names(body) >= _TOOLS:
+    if title is None and _is_work(body, parts):
         return _work(body, parts)
     return _refusal("this request is something else")
 
@@ -78,6 +96,7 @@ def _schema_title(body: Mapping[str, object]) -> str | None:
     return str(schema.get("title", "")) if isinstance(schema, dict) else None
 
 
-def _tool_names(body: Mapping[str, object]) -> set[object]:
+def _is_work(body: Mapping[str, object], parts: Mapping[str, str]) -> bool:
     tools = body.get("tools")
-    return {tool.get("name") for tool in tools if isinstance(tool, dict)} if isinstance(tools, list) else set()
+    names = {tool.get("name") for tool in tools if isinstance(tool, dict)} if isinstance(tools, list) else set()
+    return "task" in parts and names >= _TOOLS

@@ -1,8 +1,9 @@
 """A loopback HTTP server that speaks the Messages API; behind it the demo model.
 
-Run as ``python -m mnemosyne.demo.server --port 0 [--log FILE]`` it prints its base URL as the first line. With
-``--log`` it appends one JSON line per request after the answer ended: ``at, method, path, body_sha256, status,
-completed``; ``completed`` is false where the client went away before the answer was out.
+Run as ``python -m mnemosyne.demo.server --port 0 [--log FILE] [--faults FILE]`` it prints its base URL as the first
+line. With ``--log`` it appends one JSON line per request after the answer ended: ``at, method, path, body_sha256,
+status, completed, fault``. ``completed`` is false where not the whole answer went out; ``fault`` is the name of the
+fault that ``--faults`` (:mod:`~mnemosyne.demo.faults`) made it give, else null; ``status`` is 0 without an answer.
 
 Only light modules of the standard library are imported (threads, not asyncio or ``http.server``: that is 15 MB and
 100 ms less), because every run of the demo waits for this process.
@@ -16,17 +17,19 @@ import os
 import select
 import socket
 import socketserver
+import struct
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TextIO
+from dataclasses import dataclass, field, replace
+from typing import NoReturn, TextIO
 
-from mnemosyne.demo import wire
+from mnemosyne.demo import faults, wire
+from mnemosyne.demo.faults import Fault, FaultScript
 from mnemosyne.demo.model import answer
 from mnemosyne.demo.wire import Block, RefusedError
-from mnemosyne.errors import EnvironmentProblem
+from mnemosyne.errors import EnvironmentProblem, InvalidInput
 
 __all__ = ["DemoServer", "main", "serve"]
 
@@ -34,7 +37,10 @@ _MAX_BODY_BYTES = 32_000_000
 _MAX_LINE_BYTES = 65_536
 _MAX_HEADERS = 200
 _IDLE_SECONDS = 600.0
+_PIECES_PER_SECOND = 20
+"""Of a slow answer."""
 
+_LAST_CHUNK = b"0\r\n\r\n"
 _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 405: "Method Not Allowed"}
 _MODEL_CARD: Block = {
     "type": "model",
@@ -44,8 +50,8 @@ _MODEL_CARD: Block = {
 }
 
 
-class _GoneError(Exception):
-    """The client went away."""
+class _EndedError(Exception):
+    """The connection ends here: the client went away, or a fault ends it."""
 
 
 @dataclass
@@ -68,11 +74,17 @@ class _Request:
 
 @dataclass(frozen=True)
 class _Answer:
-    """One JSON object, or a stream of events."""
+    """One JSON object, a message told as a stream of events, or a page that is no JSON at all."""
 
     status: int
     body: Block = field(default_factory=dict)
-    events: Iterable[Block] | None = None
+    streamed: bool = False
+    headers: Sequence[str] = ()
+    page: bytes | None = None
+
+    @property
+    def is_message(self) -> bool:
+        return self.status == 200 and self.body.get("type") == "message"
 
 
 def _answer(request: _Request, name: str) -> _Answer:
@@ -108,7 +120,18 @@ def _route(request: _Request) -> _Answer:
     if counting:
         return _Answer(200, {"input_tokens": wire.input_tokens(body)})
     message = wire.message(body, answer(body), wire.digest(request.body)[:24])
-    return _Answer(200, events=wire.events(message)) if body.get("stream") else _Answer(200, message)
+    return _Answer(200, message, streamed=bool(body.get("stream")))
+
+
+def _with_fault(fault: Fault, reply: _Answer, request: _Request, name: str) -> _Answer:
+    """The answer that a fault leaves of ``reply``, where it changes what is answered and not only how."""
+    if fault.kind == "status":
+        return _Answer(fault.status, wire.error_body(faults.error(fault), name), headers=list(faults.headers(fault)))
+    if fault.kind == "page":
+        return _Answer(200, page=b"<!doctype html><title>Sign in</title><p>Sign in to use this network.</p>")
+    if reply.is_message and isinstance(request.body, dict):
+        return replace(reply, body=faults.alter(fault, reply.body, request.body))
+    return reply
 
 
 def _check_credentials(headers: Mapping[str, str]) -> None:
@@ -125,6 +148,8 @@ class _Connection(socketserver.StreamRequestHandler):
     server: DemoServer
     timeout = _IDLE_SECONDS
     disable_nagle_algorithm = True
+    _sent_head = False
+    """Whether the client has the status of the present answer."""
 
     def handle(self) -> None:
         try:
@@ -138,15 +163,25 @@ class _Connection(socketserver.StreamRequestHandler):
         """Answer one request and record it; returns whether the connection goes on."""
         name = f"req_{os.urandom(12).hex()}"
         reply = _answer(request, name)
+        fault = self._fault(request, reply)
+        if fault is not None:
+            reply = _with_fault(fault, reply, request, name)
         completed = False
+        self._sent_head = False
         try:
-            self._send(request, reply, name)
+            self._send(request, reply, name, fault)
             completed = True
-        except (_GoneError, OSError):
+        except (_EndedError, OSError):
             pass
         finally:
-            self.server.record(request, reply.status, completed)
+            self.server.record(request, reply.status if self._sent_head else 0, completed, fault)
         return completed and request.keep_alive
+
+    def _fault(self, request: _Request, reply: _Answer) -> Fault | None:
+        script = self.server.faults
+        if script is None or not isinstance(request.body, dict):
+            return None
+        return script.pick(request.path.split("?")[0], request.body, answered=reply.is_message)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -191,36 +226,102 @@ class _Connection(socketserver.StreamRequestHandler):
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    def _send(self, request: _Request, reply: _Answer, name: str) -> None:
-        kind = "application/json" if reply.events is None else "text/event-stream; charset=utf-8"
-        head = [
-            f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, 'Error')}",
-            f"content-type: {kind}",
-            f"request-id: {name}",
-            f"connection: {'keep-alive' if request.keep_alive else 'close'}",
-        ]
-        if reply.events is None:
-            data = json.dumps(reply.body, ensure_ascii=False).encode("utf-8", "replace")
-            self._write(_head(head, f"content-length: {len(data)}") + (b"" if request.method == "HEAD" else data))
+    def _send(self, request: _Request, reply: _Answer, name: str, fault: Fault | None) -> None:
+        kind = fault.kind if fault is not None else ""
+        if kind == "hang":
+            self._wait_until_gone()
+        if kind == "reset":
+            self._reset()
+        pieces = _pieces(reply, fault, name)
+        self._write(_head(request, reply, name, sum(map(len, pieces))))
+        self._sent_head = True
+        if request.method == "HEAD":
             return
-        self._write(_head(head, "cache-control: no-cache", "transfer-encoding: chunked"))
-        for event in reply.events:
-            text = f"event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n"
-            data = text.encode("utf-8", "replace")
-            self._write(b"%x\r\n%b\r\n" % (len(data), data))
-        self._write(b"0\r\n\r\n")
+        if fault is not None and kind in ("stall", "cut"):
+            self._send_beginning(pieces, reply, fault)
+        pace = fault.bytes_per_second if fault is not None and kind == "slow" else None
+        for piece in pieces if pace is None else _drops(pieces, pace):
+            self._write(_framed(piece, reply))
+            if pace is not None:
+                self._wait_until_gone(len(piece) / pace)
+        if reply.streamed:
+            self._write(_LAST_CHUNK)
+
+    def _send_beginning(self, pieces: Sequence[bytes], reply: _Answer, fault: Fault) -> NoReturn:
+        length = fault.after_bytes if fault.after_bytes >= 0 else max(0, sum(map(len, pieces)) + fault.after_bytes)
+        for piece in pieces:
+            if beginning := piece[:length]:
+                self._write(_framed(beginning, reply))
+            length -= len(beginning)
+        if fault.kind == "stall":
+            self._wait_until_gone()
+        if fault.ending == "reset":
+            self._reset()
+        if fault.ending == "clean" and reply.streamed:
+            self._write(_LAST_CHUNK)
+        raise _EndedError
 
     def _write(self, data: bytes) -> None:
         """Write, unless the client is gone: into a closed connection the first write always seems to succeed."""
         watch = select.poll()
         watch.register(self.connection, select.POLLIN)
         if watch.poll(0) and self.connection.recv(1, socket.MSG_PEEK) == b"":
-            raise _GoneError
+            raise _EndedError
         self.connection.sendall(data)
 
+    # -- ending ----------------------------------------------------------------------------------------------------
 
-def _head(lines: Iterable[str], *more: str) -> bytes:
-    return ("\r\n".join([*lines, *more]) + "\r\n\r\n").encode("latin-1")
+    def _wait_until_gone(self, seconds: float | None = None) -> None:
+        """Send nothing for so long, or for ever; ends early, by raising, when the client goes away."""
+        # Not by reading: a client may have sent its next request already.
+        watch = select.poll()
+        watch.register(self.connection, select.POLLRDHUP)
+        if watch.poll(None if seconds is None else seconds * 1000):
+            raise _EndedError
+
+    def _reset(self) -> NoReturn:
+        """End the connection as a crashed machine's would: not by a goodbye but by a reset."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        # Detached, since closing the socket object would wait for the files that were made of it.
+        os.close(self.connection.detach())
+        raise _EndedError
+
+
+def _head(request: _Request, reply: _Answer, name: str, length: int) -> bytes:
+    kind = "text/event-stream; charset=utf-8" if reply.streamed else "application/json"
+    lines = [
+        f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, 'Error')}",
+        f"content-type: {kind if reply.page is None else 'text/html'}",
+        f"request-id: {name}",
+        f"connection: {'keep-alive' if request.keep_alive else 'close'}",
+        *reply.headers,
+        *(
+            ("cache-control: no-cache", "transfer-encoding: chunked")
+            if reply.streamed
+            else (f"content-length: {length}",)
+        ),
+    ]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def _framed(piece: bytes, reply: _Answer) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(piece), piece) if reply.streamed else piece
+
+
+def _pieces(reply: _Answer, fault: Fault | None, name: str) -> list[bytes]:
+    """The body of an answer: a piece for each event, or one."""
+    if reply.page is not None:
+        return [reply.page]
+    if reply.streamed:
+        return list(faults.stream(fault, wire.events(reply.body), name))
+    return [json.dumps(reply.body, ensure_ascii=False).encode("utf-8", "replace")]
+
+
+def _drops(pieces: Iterable[bytes], bytes_per_second: int) -> list[bytes]:
+    """The same bytes in pieces so small that their pace is even."""
+    size = max(1, bytes_per_second // _PIECES_PER_SECOND)
+    body = b"".join(pieces)
+    return [body[start : start + size] for start in range(0, len(body), size)]
 
 
 def _refuse_constant(name: str) -> object:
@@ -233,14 +334,16 @@ class DemoServer(socketserver.ThreadingTCPServer):
     Args:
         port: 0 for any free one.
         log: Gets a line per request, flushed at once.
+        script: What goes wrong on purpose.
     """
 
     allow_reuse_address = True
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, port: int = 0, log: TextIO | None = None) -> None:
+    def __init__(self, port: int = 0, log: TextIO | None = None, script: FaultScript | None = None) -> None:
         super().__init__(("127.0.0.1", port), _Connection)
+        self.faults = script
         self._log = log
         self._lock = threading.Lock()
         """Keeps the lines of the log whole."""
@@ -250,7 +353,7 @@ class DemoServer(socketserver.ThreadingTCPServer):
         """Where it listens, without a path."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def record(self, request: _Request, status: int, completed: bool) -> None:
+    def record(self, request: _Request, status: int, completed: bool, fault: Fault | None) -> None:
         """Append one line to the log."""
         if self._log is None:
             return
@@ -263,6 +366,7 @@ class DemoServer(socketserver.ThreadingTCPServer):
             "body_sha256": None if request.body is None else wire.digest(request.body),
             "status": status,
             "completed": completed,
+            "fault": None if fault is None else fault.kind,
         }
         with self._lock:
             self._log.write(json.dumps(line) + "\n")
@@ -276,35 +380,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--port", type=int, default=0, help="TCP port on 127.0.0.1; 0 (default) takes any free one")
     parser.add_argument("--log", metavar="FILE", help="append a JSON line per request to FILE")
+    parser.add_argument("--faults", metavar="FILE", help="a fault script: what goes wrong on purpose")
     options = parser.parse_args(argv)
     try:
-        serve(options.port, options.log, lambda base_url: print(base_url, flush=True))
-    except EnvironmentProblem as problem:
+        serve(options.port, options.log, options.faults, lambda base_url: print(base_url, flush=True))
+    except (EnvironmentProblem, InvalidInput) as problem:
         print(problem.format(), file=sys.stderr)
-        return 3
+        return 2 if isinstance(problem, InvalidInput) else 3
     except KeyboardInterrupt:
         return 130
     return 0
 
 
-def serve(port: int, log: str | os.PathLike[str] | None, listens: Callable[[str], object]) -> None:
+_Path = str | os.PathLike[str]
+
+
+def serve(port: int, log: _Path | None, script: _Path | None, listens: Callable[[str], object]) -> None:
     """Serve until interrupted.
 
     Args:
         port: 0 for any free one.
         log: File that gets a line per request.
+        script: File that says what goes wrong on purpose.
         listens: Told the base URL once it answers.
 
     Raises:
+        InvalidInput: The script cannot be used (MN-0160, MN-0161); nothing was written or opened yet.
         EnvironmentProblem: It cannot start (MN-0211).
         KeyboardInterrupt: It was interrupted.
     """
+    wrong = None if script is None else faults.load(script)
     try:
         file = open(log, "a", encoding="utf-8") if log else None  # noqa: SIM115 (open while we serve)
     except OSError as error:
         raise _cannot_start(f"{log}: {error.strerror}", "choose another --log") from error
     try:
-        server = DemoServer(port, file)
+        server = DemoServer(port, file, wrong)
     except (OSError, OverflowError) as error:
         reason = f"port {port}: {getattr(error, 'strerror', None) or error}"
         raise _cannot_start(reason, "choose another --port, or 0 for any free one") from error

@@ -26,6 +26,7 @@ __all__ = [
     "Reply",
     "check_request",
     "digest",
+    "encode",
     "error_body",
     "events",
     "input_tokens",
@@ -346,6 +347,7 @@ def events(answer: Block) -> Iterator[Block]:
     if not isinstance(usage, dict) or not isinstance(content, list):
         raise TypeError("not an answer of message()")
     start = answer | {"content": [], "stop_reason": None, "usage": usage | {"output_tokens": 1}}
+    start.pop("stop_details", None)
     yield {"type": "message_start", "message": start}
     yield {"type": "ping"}
     for index, block in enumerate(content):
@@ -354,9 +356,14 @@ def events(answer: Block) -> Iterator[Block]:
         for delta in deltas:
             yield {"type": "content_block_delta", "index": index, "delta": delta}
         yield {"type": "content_block_stop", "index": index}
-    ending = {"stop_reason": answer["stop_reason"], "stop_sequence": answer["stop_sequence"]}
+    ending = {key: answer[key] for key in ("stop_reason", "stop_sequence", "stop_details") if key in answer}
     yield {"type": "message_delta", "delta": ending, "usage": usage}
     yield {"type": "message_stop"}
+
+
+def encode(event: Block) -> bytes:
+    """Return one event as it goes out."""
+    return f"event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n".encode("utf-8", "replace")
 
 
 def _deltas(block: Block) -> tuple[Block, list[Block]]:
