@@ -269,22 +269,6 @@ item = WorkItem(id="w", description="d", phase=Phase.PLAN_TO_ARTIFACTS, role=Age
 """
 
 
-def test_a_process_ends_while_an_agent_is_busy() -> None:
-    done = in_a_process(
-        PREAMBLE
-        + """
-async def main():
-    bridge = await ClaudeAgentBridge.spawn("executor", Sleeps)
-    task = asyncio.create_task(bridge.send_work(item))
-    while bridge.health().state != "busy":
-        await asyncio.sleep(0.01)
-    sys.exit(7)
-asyncio.run(main())
-"""
-    )
-    assert done.returncode == 7, done.stderr
-
-
 def test_importing_the_package_costs_neither_the_core_nor_pydantic_nor_the_sdk() -> None:
     done = in_a_process(
         """
