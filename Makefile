@@ -86,6 +86,10 @@ lint: build $(VENV)/.dev ## formatting, clippy, ruff, mypy, stubs, and which cra
 	  fi; \
 	done; echo "core, store and runtime do not depend on pyo3"
 
+.PHONY: soak-kill
+soak-kill: build $(VENV)/.dev ## kill a run 200 times at chosen points of its requests and commands (about 20 minutes)
+	MNEMOSYNE_PROXY_KILLS=$${MNEMOSYNE_PROXY_KILLS:-200} $(PYTHON) -m pytest --quiet tests/e2e/test_recorded_kill.py
+
 .PHONY: bench-demo
 bench-demo: build ## time and memory of --help and the demo, from the release wheel in a clean environment
 	$(VENV)/bin/maturin build --release --quiet --out target/bench/wheels

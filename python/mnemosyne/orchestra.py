@@ -45,6 +45,7 @@ __all__ = [
     "cancel_run",
     "list_runs",
     "read_events",
+    "read_journals",
     "show_run",
 ]
 
@@ -515,6 +516,30 @@ async def read_events(store: Path, run_id: str, *, since: int, follow: bool) -> 
         for event in batch:
             yield event
         since = batch[-1].sequence
+
+
+async def read_journals(store: Path, run_id: str, subject: str) -> list[Json]:
+    """Return what was done for a task of a run, or for a phase by its name: one journal for each item, oldest first.
+
+    Returns:
+        ``{item, kind, role, attempt, state, claims, steps}`` each; what the steps say is read by
+        :mod:`mnemosyne.llm.transcript`. Empty for what has not begun.
+
+    Raises:
+        InvalidInput: There is no such run (MN-0110), or neither a task nor a phase of that name in it (MN-0430).
+    """
+    handle = await _open(store)
+    snapshot = cast(Json, (await _snapshot(handle, run_id))["snapshot"])
+    tasks = [str(cast(Json, task["spec"])["id"]) for task in cast(list[Json], snapshot["tasks"])]
+    phases = [str(phase["name"]) for phase in cast(list[Json], snapshot["phases"])]
+    if subject not in (*tasks, *phases):
+        raise InvalidInput(
+            f"run {run_id} has neither a task nor a phase {subject!r}",
+            code="MN-0430",
+            reason=f"its tasks are: {', '.join(tasks) or 'none yet'}; its phases are: {', '.join(phases)}",
+            hint=f"mnemosyne show {run_id}",
+        )
+    return cast(list[Json], await _ask(handle, {"op": "journals", "run": run_id, "subject": subject}))
 
 
 async def _open(path: Path) -> Handle:

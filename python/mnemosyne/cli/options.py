@@ -51,6 +51,7 @@ class Options(argparse.Namespace):
     api_key_file: Path | None = None
     agent: Sequence[str] = ()
     run: str | None = None
+    conversation: str | None = None
     since: int = 0
     follow: bool = False
     port: int = 0
@@ -115,7 +116,7 @@ def _parser() -> _Parser:
     _orchestrate(verb("orchestrate", "orchestrate:orchestrate", "walk a prompt or a plan to accepted files"))
     _resume(verb("resume", "resume:resume", "continue an interrupted run"))
     verb("runs", "runs:runs", "list the runs of the store")
-    _run(verb("show", "runs:show", "show one run: phases, tasks, evidence, cost"))
+    _show(verb("show", "runs:show", "show one run: phases, tasks, evidence, cost"))
     _events(verb("events", "runs:events", "show what happened in a run"))
     _run(verb("cancel", "runs:cancel", "cancel a run, also one of another process"))
     _demo(verb("demo", "demo:demo", "run the offline demo: no key, no network, no cost"), common)
@@ -158,6 +159,13 @@ def _resume(parser: _Parser) -> None:
 
 def _run(parser: _Parser) -> None:
     parser.add_argument("run", metavar="RUN", help="the id of the run")
+
+
+def _show(parser: _Parser) -> None:
+    _run(parser)
+    parser.add_argument(
+        "--conversation", metavar="TASK", help="instead: what was said and done for a task, or a phase by its name"
+    )
 
 
 def _events(parser: _Parser) -> None:

@@ -105,6 +105,13 @@ class Output:
         else:
             self._print(self._style.row(cells))
 
+    def block(self, kind: str, form: Mapping[str, object], lines: Iterable[str]) -> None:
+        """Show one thing that takes more than a line: its JSON, or its lines."""
+        if self.as_json:
+            self._json(kind, form)
+        else:
+            self.text(lines)
+
     def text(self, lines: Iterable[str]) -> None:
         """Show text to people; nothing with ``--json``."""
         if not self.as_json:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mnemosyne.cli.conversation import show_conversation
 from mnemosyne.cli.drive import finished_summary
 from mnemosyne.cli.inputs import store_path
 from mnemosyne.cli.style import one_line
@@ -39,6 +40,8 @@ def runs(options: Options, output: Output) -> int:
 
 def show(options: Options, output: Output) -> int:
     """Show one run. That it failed is the answer, not an error: exit code 0."""
+    if options.conversation is not None:
+        return show_conversation(options, output, _named(options), options.conversation)
     result = asyncio.run(_told(store_path(options), _named(options), output))
     output.summary(finished_summary(result, options), with_error=True)
     return 0

@@ -8,11 +8,14 @@ import shutil
 from collections.abc import Sequence
 from typing import TextIO
 
-__all__ = ["Style", "one_line", "short_count"]
+__all__ = ["Style", "one_line", "short_count", "visible_lines"]
 
 _PIPED_WIDTH = 160
 _LEAST_WIDTH = 60
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_UNSEEN = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+"""Control characters but tab and newline, and those that turn the direction of writing."""
+_CONTROL = re.compile(f"[{_UNSEEN}\t\n]+")
+_INVISIBLE = re.compile(f"[{_UNSEEN}]")
 
 _COLOURS = {"good": "32", "bad": "31", "warn": "33", "dim": "2", "strong": "1"}
 
@@ -54,6 +57,13 @@ class Style:
 def one_line(text: object) -> str:
     """Return ``text`` on one line. What models and programs say must not move the cursor or forge lines of ours."""
     return " ".join(_CONTROL.sub(" ", str(text)).split())
+
+
+def visible_lines(text: str) -> list[str]:
+    """Return the lines of ``text`` with control characters written out (``\\x1b``), so they do nothing; tabs stay."""
+    text = text.replace("\r\n", "\n")
+    written = _INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    return written.rstrip("\n").split("\n")
 
 
 def short_count(count: int) -> str:

@@ -20,6 +20,7 @@ from mnemosyne.errors import ModelError, ModelRefused
 from mnemosyne.llm import prices
 from mnemosyne.llm.client import Client, prefetch
 from mnemosyne.llm.retry import Journal, RetryPolicy, ask
+from mnemosyne.llm.transcript import call_of
 from mnemosyne.llm.turns import JsonObject, Turn
 from mnemosyne.models import Usage
 
@@ -236,7 +237,7 @@ class ClaudeSession:
         recorded = await self._journal.journaled(
             f"tool:{name[:64]}",
             kind="tool",
-            input={"tool_use_id": identifier, "name": name, "input": given},
+            input=call_of(block),
             function=run,
             interrupted=interrupted,
         )

@@ -28,6 +28,7 @@ pub(crate) enum StoreRequest {
     CancelRun { run: String, reason: String },
     PostCommand { command: NewCommand },
     SubmitItem { item: Box<WorkItem>, idempotency_key: Option<String> },
+    Journals { run: String, subject: String },
     WaitItem { item: String },
     Events { since: u64, run: Option<String>, agent: Option<String>, limit: u32, wait: bool },
     Boot { boot: String },
@@ -152,6 +153,7 @@ async fn store_reply(store: &Arc<dyn Store>, request: StoreRequest) -> Result<Va
         StoreRequest::SubmitItem { item, idempotency_key } => {
             Ok(json!(store.submit_item(*item, idempotency_key).await?))
         }
+        StoreRequest::Journals { run, subject } => Ok(json!(store.journals(&run, &subject).await?)),
         StoreRequest::WaitItem { item } => wait_item(store, &item).await,
         StoreRequest::Events { since, run, agent, limit, wait } => {
             let query = EventQuery { since, run, agent, limit };

@@ -340,6 +340,9 @@ macro_rules! conformance_tests {
                     a_step_that_a_claim_left_open_is_unknown_and_the_number_goes_on,
                     an_artifact_is_replaced_under_its_name,
                     the_newest_artifact_of_a_name_is_read,
+                    the_journals_of_a_task_are_those_of_all_its_items_and_attempts,
+                    the_journal_of_a_phase_is_read_by_its_name,
+                    a_journal_says_what_was_set_aside_and_whose_cost_nobody_knows,
                 ]
                 poison: [
                     three_crashes_on_two_generations_are_poison,

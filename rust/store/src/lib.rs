@@ -112,6 +112,10 @@ pub trait Store: Send + Sync + 'static {
     /// The steps of one attempt, in the order of their numbers.
     async fn journal(&self, item: &str, attempt: u32) -> Result<Vec<StepRecord>, Problem>;
 
+    /// What was done for a task of a run, or for a phase by its name: the journals of its items, all attempts, in the order
+    /// of their arrival. Empty where there is no such task or phase.
+    async fn journals(&self, run: &str, subject: &str) -> Result<Vec<ItemJournal>, Problem>;
+
     /// Commits that a step begins, with its reservation; returns its number, from 1, rising within (item, attempt).
     /// Emits `step_started`. Fenced, or `Budget` (MN-0501, nothing written) where the reservation does not fit.
     async fn start_step(&self, step: StartStep) -> Result<u64, Problem>;

@@ -11,8 +11,8 @@ mod rows;
 
 use crate::clock::{Clock, system_clock};
 use crate::types::{
-    ClaimRequest, Claimed, Completion, EventQuery, FinishStep, ItemSnapshot, NewCommand, QueueCounts, Release,
-    Released, Reserve, RunSnapshot, StartStep, StepRecord,
+    ClaimRequest, Claimed, Completion, EventQuery, FinishStep, ItemJournal, ItemSnapshot, NewCommand, QueueCounts,
+    Release, Released, Reserve, RunSnapshot, StartStep, StepRecord,
 };
 use crate::{Store, rules};
 use async_trait::async_trait;
@@ -193,6 +193,10 @@ impl Store for MemoryStore {
     async fn journal(&self, item: &str, attempt: u32) -> Result<Vec<StepRecord>, Problem> {
         let data = self.data();
         Ok(data.journal.get(&(item.to_owned(), attempt)).cloned().unwrap_or_default())
+    }
+
+    async fn journals(&self, run: &str, subject: &str) -> Result<Vec<ItemJournal>, Problem> {
+        Ok(self.data().journals(run, subject))
     }
 
     async fn start_step(&self, step: StartStep) -> Result<u64, Problem> {

@@ -1,6 +1,8 @@
 //! What goes in and out of a store.
 
-use mnemosyne_core::{Acceptance, AgentRole, Item, NewEvent, PhaseRecord, Problem, Run, Task, Usage, WorkResult};
+use mnemosyne_core::{
+    Acceptance, AgentRole, Item, ItemKind, ItemState, NewEvent, PhaseRecord, Problem, Run, Task, Usage, WorkResult,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -118,6 +120,37 @@ pub struct StepRecord {
     pub output: Option<Value>,
     /// Why it failed.
     pub error: Option<String>,
+}
+
+/// What was done in the name of one item of a run, for people to read: its journal, with what each step cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ItemJournal {
+    /// Which.
+    pub item: String,
+    /// What it asks for.
+    pub kind: ItemKind,
+    /// Whose work it is.
+    pub role: AgentRole,
+    /// Of its task, or of its phase.
+    pub attempt: u32,
+    /// Where it stands.
+    pub state: ItemState,
+    /// How often it was claimed.
+    pub claims: u64,
+    /// In the order of their numbers.
+    pub steps: Vec<JournalStep>,
+}
+
+/// One step as people read it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JournalStep {
+    /// The step.
+    #[serde(flatten)]
+    pub record: StepRecord,
+    /// What was set aside for it.
+    pub reserved: Option<Amount>,
+    /// Nobody knows what it used: its reservation is charged whole (BUDGET-1).
+    pub spent_unknown: bool,
 }
 
 /// Tokens and money to set aside.

@@ -3,8 +3,8 @@
 use super::*;
 use mnemosyne_core::{ArtifactRef, Problem, ProblemKind, Usage};
 use mnemosyne_store::{
-    ClaimRequest, Claimed, Completion, FinishStep, ItemSnapshot, NewCommand, QueueCounts, Release, Released, Reserve,
-    RunSnapshot, StartStep, StepRecord,
+    ClaimRequest, Claimed, Completion, FinishStep, ItemJournal, ItemSnapshot, NewCommand, QueueCounts, Release,
+    Released, Reserve, RunSnapshot, StartStep, StepRecord,
 };
 use tokio::sync::watch;
 
@@ -89,6 +89,9 @@ impl Store for Flaky {
     }
     async fn journal(&self, item: &str, attempt: u32) -> Result<Vec<StepRecord>, Problem> {
         self.inner.journal(item, attempt).await
+    }
+    async fn journals(&self, run: &str, subject: &str) -> Result<Vec<ItemJournal>, Problem> {
+        self.inner.journals(run, subject).await
     }
     async fn start_step(&self, step: StartStep) -> Result<u64, Problem> {
         self.inner.start_step(step).await

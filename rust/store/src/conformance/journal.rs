@@ -1,8 +1,8 @@
 //! The journal and artifacts.
 
-use super::{World, code, own, prompted, step};
-use crate::types::{Completion, FinishStep, ReleaseReason, StartStep, StepRecord, StepState};
-use mnemosyne_core::{EventKind, Usage, WorkResult};
+use super::{World, code, own, planned, prompted, step};
+use crate::types::{Amount, Completion, FinishStep, ReleaseReason, StartStep, StepRecord, StepState};
+use mnemosyne_core::{EventKind, ItemKind, ItemState, Usage, WorkResult};
 use serde_json::json;
 
 fn finish(claimed: &crate::Claimed, number: u64, outcome: Result<serde_json::Value, String>) -> FinishStep {
@@ -124,4 +124,62 @@ pub async fn the_newest_artifact_of_a_name_is_read(world: World) {
         world.store.complete(Completion::new(&claimed, WorkResult::failure("again"))).await.unwrap();
     }
     assert_eq!(world.store.artifact(&run, "notes").await.unwrap(), Some(b"three".to_vec()));
+}
+
+pub async fn the_journals_of_a_task_are_those_of_all_its_items_and_attempts(world: World) {
+    let run = world.submit_run(planned("r-1", &[("a", &[], "a.py"), ("b", &["a"], "b.py")])).await;
+    for (kind, passed) in [(ItemKind::Optimize, true), (ItemKind::Execute, true), (ItemKind::Review, false)] {
+        let claimed = world.any().await.unwrap();
+        assert_eq!(claimed.item.kind, kind);
+        let number = world.start_step(&claimed, kind.as_str()).await;
+        world.store.finish_step(finish(&claimed, number, Ok(json!({"of": kind})))).await.unwrap();
+        let mut result = super::good(kind);
+        result.data.insert("passed".into(), json!(passed));
+        world.store.complete(Completion::new(&claimed, result)).await.unwrap();
+    }
+    let second = world.any().await.unwrap();
+    world.start_step(&second, "again").await;
+    let journals = world.store.journals(&run, "a").await.unwrap();
+    let seen: Vec<_> = journals.iter().map(|found| (found.kind, found.attempt, found.state, found.claims)).collect();
+    assert_eq!(
+        seen,
+        [
+            (ItemKind::Optimize, 1, ItemState::Done, 1),
+            (ItemKind::Execute, 1, ItemState::Done, 1),
+            (ItemKind::Review, 1, ItemState::Done, 1),
+            (ItemKind::Optimize, 2, ItemState::Running, 1),
+        ]
+    );
+    assert_eq!(journals[1].steps[0].record.output, Some(json!({"of": "execute"})));
+    assert_eq!((journals[3].steps.len(), journals[3].steps[0].record.state), (1, StepState::Started));
+    assert!(world.store.journals(&run, "b").await.unwrap().is_empty(), "it has not begun");
+    assert!(world.store.journals(&run, "optimize").await.unwrap().is_empty(), "a task's items are no phase");
+    assert!(world.store.journals("r-2", "a").await.unwrap().is_empty());
+}
+
+pub async fn the_journal_of_a_phase_is_read_by_its_name(world: World) {
+    let run = world.submit_run(prompted("r-1")).await;
+    let claimed = world.any().await.unwrap();
+    world.start_step(&claimed, "project").await;
+    let journals = world.store.journals(&run, "prompt_to_spec").await.unwrap();
+    assert_eq!((journals.len(), journals[0].item.as_str()), (1, claimed.item.work.id.as_str()));
+    assert_eq!((journals[0].role, journals[0].steps[0].record.name.as_str()), (claimed.item.work.role, "project"));
+}
+
+pub async fn a_journal_says_what_was_set_aside_and_whose_cost_nobody_knows(world: World) {
+    let run = world.submit_run(prompted("r-1")).await;
+    let reserve = Some(Amount { tokens: 70, usd: Some(0.5) });
+    let first = world.any().await.unwrap();
+    let number = world.store.start_step(StartStep { reserve, ..step(&first, "turn") }).await.unwrap();
+    let usage = Some(Usage { turns: 1, output_tokens: 5, ..Usage::default() });
+    world.store.finish_step(FinishStep { usage, ..finish(&first, number, Ok(json!(1))) }).await.unwrap();
+    world.store.start_step(StartStep { reserve, ..step(&first, "turn") }).await.unwrap();
+    world.start_step(&first, "free").await;
+    world.release(&first, ReleaseReason::Innocent, 1).await;
+    let journals = world.store.journals(&run, "prompt_to_spec").await.unwrap();
+    let seen: Vec<_> =
+        journals[0].steps.iter().map(|step| (step.record.state, step.reserved, step.spent_unknown)).collect();
+    let expected =
+        [(StepState::Finished, reserve, false), (StepState::Unknown, reserve, true), (StepState::Unknown, None, false)];
+    assert_eq!(seen, expected);
 }

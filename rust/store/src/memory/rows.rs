@@ -1,7 +1,9 @@
 //! The "tables", and what is read from them.
 
 use crate::rules::{self, Holder};
-use crate::types::{Amount, EventQuery, ItemSnapshot, NewCommand, QueueCounts, RunSnapshot, StepRecord};
+use crate::types::{
+    Amount, EventQuery, ItemJournal, ItemSnapshot, JournalStep, NewCommand, QueueCounts, RunSnapshot, StepRecord,
+};
 use mnemosyne_core::{
     ArtifactRef, Attempt, Event, EventKind, Item, ItemState, PhaseRecord, Problem, Run, RunState, Task, Usage,
     WorkResult,
@@ -146,6 +148,40 @@ impl Data {
             restarts: restarts.count() as u64,
             last_sequence: self.last_sequence(),
         })
+    }
+
+    /// The journals of a task, or of a phase by its name.
+    pub(super) fn journals(&self, run: &str, subject: &str) -> Vec<ItemJournal> {
+        let items = self.item_order.iter().filter_map(|id| self.items.get(id)).map(|row| &row.item);
+        let wanted = items.filter(|item| {
+            let named = item.task.as_deref().unwrap_or(item.kind.as_str());
+            item.run.as_deref() == Some(run) && named == subject
+        });
+        wanted
+            .map(|item| ItemJournal {
+                item: item.work.id.clone(),
+                kind: item.kind,
+                role: item.work.role,
+                attempt: item.work.attempt,
+                state: item.state,
+                claims: item.epoch,
+                steps: self.steps(&item.work.id, item.work.attempt),
+            })
+            .collect()
+    }
+
+    fn steps(&self, item: &str, attempt: u32) -> Vec<JournalStep> {
+        let records = self.journal.get(&(item.to_owned(), attempt)).cloned().unwrap_or_default();
+        let costed = |record: StepRecord| {
+            let step = Some((attempt, record.number));
+            let held = self.reservations.iter().find(|held| held.item == item && held.step == step);
+            JournalStep {
+                record,
+                reserved: held.map(|held| held.amount),
+                spent_unknown: held.is_some_and(|held| held.state == ReservationState::Unknown),
+            }
+        };
+        records.into_iter().map(costed).collect()
     }
 
     pub(super) fn events_of(&self, query: &EventQuery, own_boot: &str) -> Vec<Event> {

@@ -2,11 +2,12 @@
 //!
 //! - `open`: is the file ours, and does SQLite do what we rely on.
 //! - `writer`: group commit; `write/`: one file per write, beside its SQL.
-//! - `reader`: reads, off tokio's threads; `rows`, `events`: rows into records.
+//! - `reader`: reads, off tokio's threads; `rows`, `events`, `journals`: rows into records.
 //! - `failure`: SQLite's errors, in words.
 
 mod events;
 mod failure;
+mod journals;
 mod open;
 mod reader;
 mod rows;
@@ -20,8 +21,8 @@ use crate::Store;
 use crate::boot::{self, Boot};
 use crate::clock::{Clock, system_clock};
 use crate::types::{
-    ClaimRequest, Claimed, Completion, EventQuery, FinishStep, ItemSnapshot, NewCommand, QueueCounts, Release,
-    Released, Reserve, RunSnapshot, StartStep, StepRecord,
+    ClaimRequest, Claimed, Completion, EventQuery, FinishStep, ItemJournal, ItemSnapshot, NewCommand, QueueCounts,
+    Release, Released, Reserve, RunSnapshot, StartStep, StepRecord,
 };
 use async_trait::async_trait;
 use failure::Failure;
@@ -265,6 +266,11 @@ impl Store for SqliteStore {
     async fn journal(&self, item: &str, attempt: u32) -> Result<Vec<StepRecord>, Problem> {
         let item = item.to_owned();
         self.read(move |connection| rows::journal(connection, &item, attempt)).await
+    }
+
+    async fn journals(&self, run: &str, subject: &str) -> Result<Vec<ItemJournal>, Problem> {
+        let (run, subject) = (run.to_owned(), subject.to_owned());
+        self.read(move |connection| journals::journals(connection, &run, &subject)).await
     }
 
     async fn start_step(&self, step: StartStep) -> Result<u64, Problem> {

@@ -175,18 +175,23 @@ pub(crate) fn journal(connection: &Connection, item: &str, attempt: u32) -> Resu
     let mut rows = statement.query(params![item, attempt])?;
     let mut steps = Vec::new();
     while let Some(row) = rows.next()? {
-        let state: String = row.get(4)?;
-        steps.push(StepRecord {
-            number: row.get(0)?,
-            name: row.get(1)?,
-            kind: row.get(2)?,
-            input_sha256: row.get(3)?,
-            state: serde_json::from_value::<StepState>(Value::String(state))?,
-            output: optional_json(row, 5)?,
-            error: row.get(6)?,
-        });
+        steps.push(read_step(row)?);
     }
     Ok(steps)
+}
+
+/// A step from a row that begins with its seven columns.
+pub(crate) fn read_step(row: &Row<'_>) -> Result<StepRecord, Failure> {
+    let state: String = row.get(4)?;
+    Ok(StepRecord {
+        number: row.get(0)?,
+        name: row.get(1)?,
+        kind: row.get(2)?,
+        input_sha256: row.get(3)?,
+        state: serde_json::from_value::<StepState>(Value::String(state))?,
+        output: optional_json(row, 5)?,
+        error: row.get(6)?,
+    })
 }
 
 /// The newest artifact of a name.
