@@ -70,23 +70,26 @@ class _Proxy(ThreadingHTTPServer):
             self._order = order
             self._changed.notify_all()
 
-    def turn_of(self, *places: str) -> str | None:
-        """Wait for an order and count this request or command for it; returns the place if the process dies now."""
+    def order_for(self, asking: socket.socket, *places: str) -> _Order | None:
+        """Wait for an order and count this request or command for it; returns it if the process dies at this one.
+
+        Raises:
+            ConnectionAbortedError: Who asked was killed while it waited.
+        """
         with self._changed:
             if not self._changed.wait_for(lambda: self._order is not None, _SECONDS):
                 raise TimeoutError("nobody said what to do with this process")
+            if _is_gone(asking):
+                raise ConnectionAbortedError
             order = self._order
             assert order is not None
             if order.place not in places:
                 return None
             order.nth -= 1
-            return order.place if order.nth == 0 else None
-
-    def kill(self) -> None:
-        with self._changed:
-            order, self._order = self._order, None  # whoever asks next waits for the next order
-        assert order is not None
-        os.kill(order.pid, signal.SIGKILL)
+            if order.nth:
+                return None
+            self._order = None  # nothing else happens before its end: whoever asks now waits for the next order
+            return order
 
     def record(self, line: dict[str, Any]) -> None:
         with self._changed:
@@ -109,8 +112,8 @@ class _Connection(BaseHTTPRequestHandler):
                 self.server.arm(_Order(**json.loads(raw)))
                 self._answer(200, "application/json", b"{}")
             case "/tool":
-                if self.server.turn_of(str(json.loads(raw)["place"])):
-                    self.server.kill()  # and no answer: the command waits until it is ended with its process
+                if order := self.server.order_for(self.connection, str(json.loads(raw)["place"])):
+                    os.kill(order.pid, signal.SIGKILL)  # and no answer: the command waits for its own end
                     return
                 self._answer(200, "application/json", b"{}")
             case "/v1/messages":
@@ -123,28 +126,29 @@ class _Connection(BaseHTTPRequestHandler):
 
     def _exchange(self, raw: bytes) -> None:
         line: dict[str, Any] = {"sha256": sha256_json(json.loads(raw)), "forwarded": False, "relayed": 0, "total": 0}
-        place = self.server.turn_of("unsent", "unanswered", "early", "middle", "last byte", "answered")
+        order = self.server.order_for(self.connection, *(place for place in PLACES if not place.startswith("tool")))
+        place = order.place if order is not None else None
         if place == "unsent":
-            return self._end(line, place)
+            return self._end(line, order)
         status, kind, body = self._forward(raw)
         line |= {"forwarded": True, "total": len(body), "usage": _usage(body), "status": status}
         if place == "unanswered":
-            return self._end(line, place)
+            return self._end(line, order)
         size = len(body) - 1 if place == "last byte" else int(_PARTS.get(place or "", 1.0) * len(body))
         try:
             self._answer(status, kind, body, size)
             line["relayed"] = size
-            if place is not None:
+            if order is not None:
                 _wait_until_read(self.client_address, self.server.server_address)
         except OSError:  # its process was killed for another request
             self.close_connection = True
-        return self._end(line, place)
+        return self._end(line, order)
 
-    def _end(self, line: dict[str, Any], place: str | None) -> None:
-        self.server.record({**line, "place": place})
-        if place is not None:
+    def _end(self, line: dict[str, Any], order: _Order | None) -> None:
+        self.server.record({**line, "place": order.place if order is not None else None})
+        if order is not None:
             self.close_connection = True
-            self.server.kill()
+            os.kill(order.pid, signal.SIGKILL)
 
     def _forward(self, raw: bytes) -> tuple[int, str, bytes]:
         connection = http.client.HTTPConnection(self.server.upstream, timeout=_SECONDS)
@@ -166,6 +170,15 @@ class _Connection(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+def _is_gone(asking: socket.socket) -> bool:
+    try:
+        return not asking.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _usage(body: bytes) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """``kill -9`` at a chosen point of a request or a command, before a proxy that records: nothing happens twice.
 
-``MNEMOSYNE_PROXY_KILLS`` says how many kills (default 12), ``MNEMOSYNE_SEED`` which ones; a failure prints its seed.
+``MNEMOSYNE_PROXY_KILLS`` says how many kills (default 8), ``MNEMOSYNE_SEED`` which ones; a failure prints its seed.
 Several kills hit one run, each after a resume, and every place of :data:`~recording_proxy.PLACES` is hit in turn.
 """
 
@@ -24,7 +24,7 @@ from messages_server import MessagesServer
 from mnemosyne.orchestra import read_journals
 from recording_proxy import PLACES, RecordingProxy
 
-KILLS = int(os.environ.get("MNEMOSYNE_PROXY_KILLS", "12"))
+KILLS = int(os.environ.get("MNEMOSYNE_PROXY_KILLS", "8"))
 SEED = os.environ.get("MNEMOSYNE_SEED") or f"{time.time_ns():x}"
 KILLS_OF_A_RUN = 4
 TASKS = 2
