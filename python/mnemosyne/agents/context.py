@@ -167,6 +167,7 @@ class AgentContext:
         self.tools: ToolSet | None = None
         self._upcalls = upcalls or LocalUpcalls()
         self._journal: dict[tuple[str, str], _Records] | None = None
+        self._replayable = 0
         self._loading = asyncio.Lock()
 
     async def step(
@@ -226,6 +227,7 @@ class AgentContext:
         digest = sha256_json(input)
         records = (await self._records()).setdefault((name, digest), _Records())
         if records.finished:
+            self._replayable -= 1
             return records.finished.popleft()
         number = await self._call(
             "step_start",
@@ -251,6 +253,14 @@ class AgentContext:
             raise
         await self._call("step_finish", **mine, output=output, usage=_dumped(usage))
         return output
+
+    async def recorded(self, name: str, *, input: JsonValue) -> bool:
+        """Say whether the next such step would be replayed: an earlier claim finished it."""
+        records = await self._records()
+        if not self._replayable:  # the usual case: nothing has to be hashed
+            return False
+        found = records.get((name, sha256_json(input)))
+        return found is not None and bool(found.finished)
 
     async def reserve(self, *, tokens: int, usd: float | None = None) -> Reservation:
         """Set tokens and money aside before spending them.
@@ -284,6 +294,7 @@ class AgentContext:
                 listed = await self._call("journal", attempt=self.attempt)
                 assert isinstance(listed, list)
                 self._journal = _index(listed)
+                self._replayable = sum(len(records.finished) for records in self._journal.values())
         return self._journal
 
     async def _call(self, operation: str, **fields: JsonValue) -> JsonValue:

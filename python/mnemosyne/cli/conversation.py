@@ -96,7 +96,7 @@ def _title(entry: Entry) -> tuple[str, str]:
             name = one_line(body.get("name"))
             return "result", f"of {name} {one_line(body.get('tool_use_id'))}  {how}".rstrip() + told
         case "compaction":
-            return "compaction", "the conversation was shortened to fit the model's context window"
+            return "compaction", _shortened(body.get("output"))
         case _:
             return "step", one_line(entry.name)
 
@@ -117,6 +117,14 @@ def _stopped(body: Mapping[str, JsonValue]) -> str:
     return f"({one_line(reason)})" if reason else ""
 
 
+def _shortened(recipe: JsonValue) -> str:
+    """How the conversation was shortened; nothing of what is shown here was lost, only the model no longer sees it."""
+    results = recipe.get("results") if isinstance(recipe, dict) else None
+    if isinstance(results, list):
+        return f"{len(results)} results left out or clipped, to fit the model's context window"
+    return "the conversation goes on from a summary, to fit the model's context window"
+
+
 def _content(entry: Entry, style: Style) -> Iterator[str]:
     body = entry.body
     match entry.kind:
@@ -135,8 +143,8 @@ def _content(entry: Entry, style: Style) -> Iterator[str]:
                     yield from _block(block, style)
         case "tool" if "content" in body:
             yield from _indented(str(body["content"]))
-        case "compaction":
-            yield from _indented(json.dumps(body.get("output"), ensure_ascii=False, indent=1))
+        case "compaction" if isinstance(output := body.get("output"), dict) and "text" in output:
+            yield from _indented(str(output["text"]))
         case _:
             return
 

@@ -40,6 +40,8 @@ _ENDED = frozenset({401, 403})
 _AGAIN = frozenset({408, 409, 429})
 _KINDS_AGAIN = frozenset({"overloaded_error", "api_error", "rate_limit_error", "timeout_error", "conflict_error"})
 _KINDS_ENDED = frozenset({"authentication_error", "permission_error"})
+_SIGNS_OF_LENGTH = ("prompt is too long", "context limit", "context length", "context size", "context window")
+"""What Anthropic's servers say, and what local ones say that speak the same API."""
 
 _reached: set[str] = set()
 """Base URLs that have answered this process: before its first answer an unreachable server is a mistake in the
@@ -174,6 +176,8 @@ class Client:
         if status in _AGAIN or status >= 500:
             wait = _retry_after(error.response.headers)
             raise _unavailable(f"{status} {kind} {said}".strip(), wait, Usage()) from None
+        if status == 400 and _is_too_long(said):
+            raise _too_long(f"{status} {kind} {said}".strip()) from None
         raise _rejected(f"{status} {kind} {said}".strip()) from None
 
     def _raise_kind(self, kind: str, message: str, *, usage: Usage | None) -> NoReturn:
@@ -243,6 +247,11 @@ def _is_loopback(url: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
+def _is_too_long(said: str) -> bool:
+    """Whether a 400 is about the length of the prompt; the API has no type of its own for it."""
+    return any(sign in said.lower() for sign in _SIGNS_OF_LENGTH)
+
+
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
@@ -272,6 +281,17 @@ def _rejected(reason: str) -> TurnError:
         code="MN-0408",
         reason=reason,
         hint="check --model and --base-url; the same request would be rejected again",
+        fatal=True,
+        usage=Usage(),
+    )
+
+
+def _too_long(reason: str) -> TurnError:
+    return TurnError(
+        "the conversation no longer fits into the model's context window",
+        code="MN-0407",
+        reason=reason,
+        hint="split the task, or use a model with a larger window",
         fatal=True,
         usage=Usage(),
     )

@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from mnemosyne.canonical import canonical_json
 from mnemosyne.models import Usage
 
-__all__ = ["cost_usd", "default_model", "max_tokens", "reservation"]
+__all__ = ["context_window", "cost_usd", "default_model", "max_tokens", "reservation"]
 
 # With the tokenizer of Claude 4.7 and later English is about 3, code and JSON are somewhat less; too few bytes reserve
 # too much, which is the safe side.
@@ -42,6 +42,7 @@ class _Catalogue:
     default_max_tokens: int
     claude_max_tokens: int
     """For a Claude model that the file does not name: it thinks, and its thinking counts."""
+    windows: dict[str, int]
     prices: dict[str, list[_Price]]
 
 
@@ -54,6 +55,7 @@ def _catalogue() -> _Catalogue:
         max_tokens={name: model["max_tokens"] for name, model in models.items()},
         default_max_tokens=data["max_tokens"],
         claude_max_tokens=data["claude_max_tokens"],
+        windows={name: model["window"] for name, model in models.items() if "window" in model},
         prices={
             name: [_Price(**{"up_to": None, **tier}) for tier in model["prices"]] for name, model in models.items()
         },
@@ -71,6 +73,11 @@ def max_tokens(model: str) -> int:
     catalogue = _catalogue()
     default = catalogue.claude_max_tokens if model.startswith("claude-") else catalogue.default_max_tokens
     return catalogue.max_tokens.get(model, default)
+
+
+def context_window(model: str) -> int | None:
+    """Return how many tokens a conversation with ``model`` may have, its answer included; None: not known."""
+    return _catalogue().windows.get(model)
 
 
 def cost_usd(model: str, usage: Usage) -> float:

@@ -39,6 +39,8 @@ class Journal(Protocol):
         interrupted: Callable[[], Awaitable[JsonValue]] | None = None,
     ) -> JsonValue: ...
 
+    async def recorded(self, name: str, *, input: JsonValue) -> bool: ...
+
 
 @dataclass(frozen=True)
 class RetryPolicy:

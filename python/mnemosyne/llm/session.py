@@ -5,6 +5,9 @@ the journal. Everything that enters the conversation is recorded before it is us
 tools, first prompt) and later prompts as steps ``prompt``, answers as turns, results of tools as tools. A resumed
 claim reads all of it back and computes none of it again, so its next request is byte for byte the one that the
 interrupted claim would have sent, even if a prompt, a tool's description or a file has changed meanwhile.
+
+A conversation that no longer fits into the model's context window is shortened (:mod:`~mnemosyne.llm.compaction`), and
+what was done is a step ``compaction`` of the journal: a resumed claim follows it, whatever it would decide itself.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Protocol, Self
 from pydantic import JsonValue
 
 from mnemosyne.errors import ModelError, ModelRefused
-from mnemosyne.llm import prices
+from mnemosyne.llm import compaction, prices
 from mnemosyne.llm.client import Client, prefetch
 from mnemosyne.llm.retry import Journal, RetryPolicy, ask
 from mnemosyne.llm.transcript import call_of
@@ -34,6 +37,10 @@ __all__ = [
     "ToolOutcome",
     "Tools",
 ]
+
+_TOO_LONG, _REJECTED = "MN-0407", "MN-0408"
+_TOKENS_PER_BYTE = 0.5
+"""Until the model's own count of a first request is known: too many tokens for most texts, which is the safe side."""
 
 Prompt = str | Callable[[], Awaitable[str]]
 """A text, or a function that makes it; the function is not called where the journal has the text already."""
@@ -114,6 +121,11 @@ class ClaudeSession:
         self._options = options
         self._body: JsonObject = {}
         self._messages: list[JsonValue] = []
+        self._said: list[str] = []
+        """What we said, word for word: never shortened."""
+        self._size = 0
+        """Bytes of the request."""
+        self._tokens_per_byte = _TOKENS_PER_BYTE
         self._turns = 0
         self._usage = Usage()
 
@@ -146,26 +158,27 @@ class ClaudeSession:
         if not isinstance(recorded, dict):
             raise _unreadable_journal()
         if self._body:
-            self._messages.append(recorded)
-            return
-        opening = recorded.get("messages")
-        if not isinstance(opening, list):
-            raise _unreadable_journal()
-        self._body, self._messages = recorded, list(opening)
+            self._append(recorded)
+        else:
+            opening = recorded.get("messages")
+            if not isinstance(opening, list):
+                raise _unreadable_journal()
+            self._body, self._messages = recorded, list(opening)
+            self._size = compaction.size([self._body])
+        self._said += [str(message["content"]) for message in self._messages[-1:] if isinstance(message, dict)]
 
     async def receive_response(self) -> AsyncIterator[AssistantMessage | ToolMessage | ResultMessage]:
         """Run the conversation until the model has finished; the last message is a :class:`ResultMessage`.
 
         Raises:
             ModelError: See :func:`mnemosyne.llm.retry.ask`; a refusal (MN-0402), an answer that hit its length limit
-                (MN-0405) or the context window (MN-0407), a reason to stop that we do not know (MN-0404).
+                (MN-0405), a conversation that could not be shortened enough for the context window (MN-0407), a reason
+                to stop that we do not know (MN-0404).
         """
         while self._turns < self._options.max_turns:
-            turn = await ask(self._client, self._journal, self._request(), self._options.retry)
-            self._turns += 1
-            self._usage = self._usage + turn.usage
+            turn = await self._next_turn()
             if turn.content:
-                self._messages.append({"role": "assistant", "content": list(turn.content)})
+                self._append({"role": "assistant", "content": list(turn.content)})
             yield AssistantMessage(turn)
             match turn.stop_reason:
                 case "end_turn" | "stop_sequence":
@@ -177,12 +190,105 @@ class ClaudeSession:
                         message = await self._run_tool(block)
                         results.append(_tool_result(message))
                         yield message
-                    self._messages.append({"role": "user", "content": results})
+                    self._append({"role": "user", "content": results})
                 case "pause_turn":
                     pass  # the server paused a long turn and continues it when it is sent back as it is
                 case _:
                     raise _stopped(turn)
         yield ResultMessage("", True, self._turns, self._usage)
+
+    async def _next_turn(self) -> Turn:
+        """Ask for a turn; where the conversation does not fit, shorten it and ask again."""
+        shortened = 0
+        while True:
+            request = self._request()
+            try:
+                if not await self._is_known_not_to_fit(request, shortened):
+                    return await self._asked(request)
+            except ModelError as error:
+                # A server may also refuse what was left out of a conversation; a summary has nothing to refuse.
+                is_about_it = error.code == _TOO_LONG or (error.code == _REJECTED and shortened > 0)
+                if not is_about_it or not self._can_be_shortened(shortened):
+                    raise
+            await self._shorten(request, summary=shortened > 0)
+            shortened += 1
+
+    async def _asked(self, request: JsonObject) -> Turn:
+        turn = await ask(self._client, self._journal, request, self._options.retry)
+        self._turns += 1
+        self._usage = self._usage + turn.usage
+        read = turn.usage.input_tokens + turn.usage.cache_read_tokens + turn.usage.cache_write_tokens
+        if read:
+            self._tokens_per_byte = read / self._size
+        if turn.stop_reason == "model_context_window_exceeded":
+            raise _stopped(turn)
+        return turn
+
+    async def _is_known_not_to_fit(self, request: JsonObject, shortened: int) -> bool:
+        """What an earlier claim did decides; else the size, once: it is an estimate, and the server knows better."""
+        if await self._journal.recorded("turn", input=request):
+            return False
+        if await self._journal.recorded("compaction", input=request):
+            return True
+        window = prices.context_window(str(self._body["model"]))
+        if window is None or shortened or not self._can_be_shortened(shortened):
+            return False
+        return self._size * self._tokens_per_byte + self._max_tokens > window
+
+    def _can_be_shortened(self, shortened: int) -> bool:
+        return shortened < compaction.MOST_IN_A_ROW and compaction.has_answers(self._messages)
+
+    async def _shorten(self, request: JsonObject, *, summary: bool) -> None:
+        self._options.progress("the conversation is shortened to fit the model's context window")
+        room = self._room()
+
+        async def shorten() -> tuple[JsonValue, Usage | None]:
+            recipe = None if summary else compaction.leave_out(self._messages, room)
+            return recipe or await self._sum_up(room), None
+
+        recipe = await self._journal.journaled("compaction", kind="step", input=request, function=shorten)
+        if not isinstance(recipe, dict):
+            raise _unreadable_journal()
+        self._size -= compaction.size(self._messages)
+        self._messages = compaction.follow(recipe, self._messages, self._said)
+        self._size += compaction.size(self._messages)
+        if "usage" in recipe:
+            self._usage = self._usage + Usage.model_validate(recipe["usage"])
+
+    async def _sum_up(self, room: int) -> compaction.Recipe:
+        prompt = compaction.summary_prompt(self._messages, room)
+        kept = ("model", "max_tokens", "stream", "cache_control")
+        body = {key: self._body[key] for key in kept if key in self._body}
+        body |= {"system": compaction.SUMMARIZER, "messages": [{"role": "user", "content": prompt}]}
+        turn = await ask(self._client, self._journal, body, self._options.retry)
+        if turn.stop_reason != "end_turn" or not turn.text.strip():
+            raise ModelError(
+                "the conversation no longer fits into the model's context window, and could not be summed up",
+                code=_TOO_LONG,
+                reason=f"asked for a summary, the model stopped with {turn.stop_reason!r}",
+                hint="split the task, or use a model with a larger window",
+                fatal=True,
+            )
+        return compaction.summed_up(self._messages, turn.text, turn.usage.model_dump(mode="json"), room // 2)
+
+    def _room(self) -> int:
+        """Bytes that messages may take after they were shortened: what we said, and half of what fits beside it."""
+        ours = sum(len(text.encode("utf-8")) for text in self._said)
+        fits = compaction.size(self._messages)
+        window = prices.context_window(str(self._body["model"]))
+        if window is not None:
+            fits = min(fits, int((window - self._max_tokens) / self._tokens_per_byte))
+        return ours + max(fits - ours, 0) // 2
+
+    def _append(self, message: JsonObject) -> None:
+        self._messages.append(message)
+        self._size += compaction.size([message])
+
+    @property
+    def _max_tokens(self) -> int:
+        longest = self._body["max_tokens"]
+        assert isinstance(longest, int)
+        return longest
 
     async def _opening(self) -> JsonObject:
         options = self._options
