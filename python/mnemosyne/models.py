@@ -103,14 +103,26 @@ class ArtifactRef(_Strict):
 class Evidence(_Strict):
     """One observation that we made ourselves (TRUTH-1)."""
 
-    kind: str = Field(description="What was looked at: acceptance, joined, setup or scope.")
+    kind: str = Field(
+        description="What was looked at. Commands: setup, acceptance, old_tests (the commit with the tests that were "
+        "there before), joined (with those of the tasks accepted before), base (before anything was made). Files: "
+        "file, test (what the change did to it), accepted (as it was written into the workspace). Else: scope, change."
+    )
     command: str | None = None
     exit_code: int | None = Field(
-        default=None, description="On the commit under review; None where it did not end by itself."
+        default=None, description="On the commit under review; None where it was not run or did not end by itself."
     )
-    before_exit_code: int | None = Field(default=None, description="On the base; None where it was not run there.")
+    before_exit_code: int | None = Field(
+        default=None,
+        description="On the base, with the tests of the change; None where it was not run or did not end by itself.",
+    )
     seconds: float = 0.0
-    output: str = Field(default="", description="The tail of what the command printed on the commit.")
+    output: str = Field(default="", description="The tail of what the command printed; for the others, what was seen.")
+    path: str | None = Field(default=None, description="Of a file, relative to the workspace.")
+    change: str | None = Field(
+        default=None, description="Of a file: added, changed, deleted; of a test also extended, rewritten, skipped."
+    )
+    sha256: str | None = Field(default=None, description="Of the file's content after; None where there is none.")
 
 
 class WorkItem(_Strict):

@@ -11,8 +11,8 @@ change bytes. The shadow repository lies in the run's directory and is used with
 <directory>/gates/<random>/       throwaway checkouts
 ```
 
-TRUTH-1 is measured here: :meth:`Workspace.run_gates` runs the acceptance commands itself, on the base and on the
-commit. :meth:`Workspace.apply` may be interrupted anywhere and run again (``kill -9`` included), and never overwrites
+What the commands say of a commit is measured in :mod:`~mnemosyne.gates`, in checkouts made here.
+:meth:`Workspace.apply` may be interrupted anywhere and run again (``kill -9`` included), and never overwrites
 what the user changed. All git goes through the guard, several commands to one shell where they belong together: a round
 trip costs about 5 ms, a git command 1.5 ms.
 """
@@ -37,14 +37,13 @@ from pydantic import JsonValue
 
 from mnemosyne.errors import EnvironmentProblem, InvalidInput, MnemosyneError
 from mnemosyne.guard import CommandResult, Guard
-from mnemosyne.models import Acceptance, Evidence
 
 __all__ = [
     "BUILT_IN_EXCLUDES",
     "ApplyResult",
+    "Change",
     "CommittedFiles",
     "FileChange",
-    "GateReport",
     "Journal",
     "MergeResult",
     "Tree",
@@ -83,9 +82,7 @@ _TEMPORARY = ".mnemosyne-{}.tmp"
 
 _ACCEPTED = "refs/heads/accepted"
 _GIT_SECONDS = 300.0
-_SETUP_SECONDS = 900.0
 _GATE_OUTPUT_BYTES = 200_000
-_EVIDENCE_CHARACTERS = 4_000
 _CONFLICT_BYTES = 8_000
 _LISTED_FILES = 500
 _CHUNK = 1 << 20
@@ -157,16 +154,6 @@ class FileChange:
 
 
 @dataclass(frozen=True)
-class GateReport:
-    """What the commands said."""
-
-    passed: bool
-    evidence: list[Evidence]
-    feedback: str
-    """For the next attempt: every reason, with the failing output; empty if it passed."""
-
-
-@dataclass(frozen=True)
 class MergeResult:
     """A commit merged onto the accepted branch; nothing has moved yet."""
 
@@ -215,8 +202,8 @@ class _Entry:
 
 
 @dataclass(frozen=True)
-class _Change:
-    """One line of ``git diff-tree --raw``."""
+class Change:
+    """One line of ``git diff-tree --raw``: modes and object names on both sides, zeros where there is nothing."""
 
     path: str
     status: Literal["A", "M", "D"]
@@ -435,6 +422,12 @@ class Workspace:
         async with self._changed_blobs(base, commit) as (changes, blobs):
             return _file_changes(changes, blobs)
 
+    async def raw_changes(self, base: str, commit: str) -> list[Change]:
+        """Return what differs between two commits as git objects, without reading their contents."""
+        return _parse_changes(
+            await self._git('git diff-tree -r -z --raw --no-abbrev --no-renames "$1" "$2"', base, commit)
+        )
+
     async def diff(self, base: str, commit: str, limit: int = 60_000) -> str:
         """Return the difference as a patch; of one longer than ``limit`` bytes, the first and the last half."""
         result = await self._try_git('git diff-tree -r -p --no-renames "$1" "$2"', base, commit, output_limit=limit)
@@ -480,76 +473,42 @@ class Workspace:
         """Return the files of a commit, to be read without a checkout."""
         return CommittedFiles(self, commit)
 
-    # -- gates --------------------------------------------------------------------------------------------------
-
-    async def run_gates(
-        self,
-        base: str,
-        commit: str,
-        *,
-        setup: Sequence[str],
-        acceptance: Sequence[Acceptance],
-        file_scope: Sequence[str],
-    ) -> GateReport:
-        """Measure a commit in throwaway checkouts of it and of its base (TRUTH-1).
-
-        It passes if all commands are green on the commit, at least one was red on the base, and no path lies outside
-        the scope. A time limit on the base is neither: it does not count as red.
+    async def overlaid(self, commit: str, entries: Sequence[tuple[str, str, str]]) -> str:
+        """Return the tree of a commit in which some paths hold something else.
 
         Args:
-            base: The commit before.
-            commit: The commit under review.
-            setup: Shell commands that prepare a fresh checkout; they must succeed on the commit.
-            acceptance: The task's commands.
-            file_scope: Path prefixes that may differ; none means all.
+            entries: Mode, object name and path each, as in :class:`Change`; zeros take the path away.
         """
-        raw = await self._git('git diff-tree -r -z --raw --no-abbrev --no-renames "$1" "$2"', base, commit)
-        outside = outside_scope((change.path for change in _parse_changes(raw)), file_scope)
-        befores, afters = await self._run_on_both(base, commit, setup, acceptance)
-        exit_codes_before = [result.exit_code for result in befores.acceptance]
-        evidence = [
-            *_setup_evidence(afters),
-            *_acceptance_evidence("acceptance", acceptance, afters, exit_codes_before),
-        ]
-        red = _red(evidence)
-        reasons = list(red)
-        if outside:
-            listing = "\n".join(outside)
-            evidence.append(Evidence(kind="scope", exit_code=1, output=listing[-_EVIDENCE_CHARACTERS:]))
-            reasons.insert(0, f"These paths are outside the task's scope ({', '.join(file_scope)}):\n{listing}")
-        if not red and not any(code not in (0, None) for code in exit_codes_before):
-            reasons.append(_no_evidence(acceptance, exit_codes_before))
-        return GateReport(not reasons, evidence, "\n\n".join(reasons))
+        # What goes away first, since a file may come where a folder was.
+        lines = sorted(
+            (f"{mode} {name}\t{path}" for mode, name, path in entries), key=lambda line: line[:6] != "000000"
+        )
+        index = self.directory / f"index.{secrets.token_hex(6)}"
+        try:
+            output = await self._git(
+                """
+                export GIT_INDEX_FILE="$1"
+                git read-tree "$2"
+                git update-index --replace -z --index-info
+                git write-tree
+                """,
+                str(index),
+                commit,
+                stdin=b"".join(os.fsencode(line) + b"\0" for line in lines),
+            )
+        finally:
+            index.unlink(missing_ok=True)
+        return output.decode().strip()
 
-    async def _run_on_both(
-        self, base: str, commit: str, setup: Sequence[str], acceptance: Sequence[Acceptance]
-    ) -> tuple[_CommandsResult, _CommandsResult]:
-        async with self._checkouts(base, commit) as (before_path, after_path):
-            # Installers share caches and locks: with a setup, one checkout after the other.
-            turns = asyncio.Semaphore(1 if setup else 2)
+    async def commit_of(self, tree: str, base: str, message: str) -> str:
+        """Return a commit of ``tree`` whose parent is ``base``."""
+        return (await self._git('git commit-tree "$1" -p "$2" -m "$3"', tree, base, message)).decode().strip()
 
-            async def run(path: Path, *, needs_setup: bool) -> _CommandsResult:
-                async with turns:
-                    return await self._run_commands(path, setup, acceptance, needs_setup=needs_setup)
-
-            return await asyncio.gather(run(before_path, needs_setup=False), run(after_path, needs_setup=True))
-
-    async def joined_gate(self, commit: str, *, setup: Sequence[str], acceptance: Sequence[Acceptance]) -> GateReport:
-        """Run the commands of all accepted tasks on a merged commit; all must be green."""
-        longest: dict[str, Acceptance] = {}
-        for one in acceptance:
-            known = longest.get(one.command)
-            if known is None or known.timeout_seconds < one.timeout_seconds:
-                longest[one.command] = one
-        commands = list(longest.values())
-        async with self._checkouts(commit) as (path,):
-            results = await self._run_commands(path, setup, commands, needs_setup=True)
-        evidence = [*_setup_evidence(results), *_acceptance_evidence("joined", commands, results, [])]
-        reasons = _red(evidence)
-        return GateReport(not reasons, evidence, "\n\n".join(reasons))
+    # -- checkouts --------------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def _checkouts(self, *commits: str) -> AsyncIterator[list[Path]]:
+    async def checkouts(self, *commits: str) -> AsyncIterator[list[Path]]:
+        """Check commits or trees out, each into a throwaway folder of its own with a home beside it."""
         home = self.directory / "gates" / secrets.token_hex(6)
         paths = [home / f"{number}" / commit[:12] for number, commit in enumerate(commits)]
         try:
@@ -574,20 +533,8 @@ class Workspace:
         finally:
             await _in_thread(_remove, home)
 
-    async def _run_commands(
-        self, path: Path, setup: Sequence[str], acceptance: Sequence[Acceptance], *, needs_setup: bool
-    ) -> _CommandsResult:
-        done = _CommandsResult([], [])
-        for command in setup:
-            result = await self._run_command(path, command, _SETUP_SECONDS)
-            done.setup.append((command, result))
-            if needs_setup and result.exit_code != 0:
-                return done
-        for one in acceptance:
-            done.acceptance.append(await self._run_command(path, one.command, one.timeout_seconds))
-        return done
-
-    async def _run_command(self, path: Path, command: str, timeout: float) -> CommandResult:
+    async def run_command(self, path: Path, command: str, timeout: float) -> CommandResult:
+        """Run a shell command in a checkout, as :meth:`checkouts` made it."""
         shared = self._guard.environment()
         result = await self._guard.run(
             ["/bin/sh", "-c", command],
@@ -726,7 +673,7 @@ class Workspace:
             file.unlink(missing_ok=True)
 
     @contextlib.asynccontextmanager
-    async def _changed_blobs(self, base: str, commit: str) -> AsyncIterator[tuple[list[_Change], _Blobs]]:
+    async def _changed_blobs(self, base: str, commit: str) -> AsyncIterator[tuple[list[Change], _Blobs]]:
         async with self._blob_file() as file:
             changes = _parse_changes(await self._git(_CHANGES_SCRIPT, base, commit, str(file)))
             yield changes, await _in_thread(_Blobs, file)
@@ -871,24 +818,17 @@ def outside_scope(paths: Iterable[str], file_scope: Sequence[str]) -> list[str]:
 # -- parsing and wording -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _CommandsResult:
-    setup: list[tuple[str, CommandResult]]
-    acceptance: list[CommandResult]
-    """Shorter than the list of commands if the setup failed."""
-
-
-def _parse_changes(raw: bytes) -> list[_Change]:
+def _parse_changes(raw: bytes) -> list[Change]:
     changes = []
     fields = raw.split(b"\0")
     for head, name in zip(fields[::2], fields[1::2], strict=False):
         old_mode, new_mode, old_object, new_object, letter = head.decode("ascii").lstrip(":").split(" ")
         status: Literal["A", "M", "D"] = "A" if letter == "A" else "D" if letter == "D" else "M"
-        changes.append(_Change(os.fsdecode(name), status, old_mode, new_mode, old_object, new_object))
+        changes.append(Change(os.fsdecode(name), status, old_mode, new_mode, old_object, new_object))
     return changes
 
 
-def _file_changes(changes: list[_Change], blobs: _Blobs) -> list[FileChange]:
+def _file_changes(changes: list[Change], blobs: _Blobs) -> list[FileChange]:
     return [FileChange(change.path, change.status, blobs.sha256(change.new_object)) for change in changes]
 
 
@@ -904,56 +844,6 @@ def _parse_manifest(value: JsonValue) -> list[_Entry]:
         assert isinstance(one, dict)
         entries.append(_Entry(str(one["path"]), _State.from_json(one["before"]), _State.from_json(one["after"])))
     return entries
-
-
-def _setup_evidence(results: _CommandsResult) -> list[Evidence]:
-    return [_evidence("setup", command, result, None) for command, result in results.setup]
-
-
-def _acceptance_evidence(
-    kind: str, acceptance: Sequence[Acceptance], results: _CommandsResult, before: Sequence[int | None]
-) -> list[Evidence]:
-    # After a failed setup there are no results; then the setup's own evidence is red.
-    codes = [*before, *[None] * len(acceptance)]
-    return [
-        _evidence(kind, one.command, result, code)
-        for one, result, code in zip(acceptance, results.acceptance, codes, strict=False)
-    ]
-
-
-def _evidence(kind: str, command: str, result: CommandResult, before: int | None) -> Evidence:
-    output = result.output[-_EVIDENCE_CHARACTERS:]
-    if result.timed_out:
-        output = f"{output}\n[ended by the time limit after {result.seconds:.0f} s]".lstrip("\n")
-    return Evidence(
-        kind=kind,
-        command=command,
-        exit_code=result.exit_code,
-        before_exit_code=before,
-        seconds=round(result.seconds, 3),
-        output=output,
-    )
-
-
-def _red(evidence: Sequence[Evidence]) -> list[str]:
-    reasons = []
-    for one in evidence:
-        if one.exit_code == 0:
-            continue
-        code = "no exit code" if one.exit_code is None else f"exit code {one.exit_code}"
-        before = "" if one.before_exit_code is None else f" (before the change: {one.before_exit_code})"
-        reasons.append(f"$ {one.command}\n{code}{before}\n{one.output}".rstrip())
-    return reasons
-
-
-def _no_evidence(acceptance: Sequence[Acceptance], before: Sequence[int | None]) -> str:
-    if not acceptance:
-        return "The task has no acceptance command, so nothing shows that it is done."
-    lines = [
-        f"$ {one.command}: {'ended by the time limit' if code is None else f'exit code {code}'} before the change"
-        for one, code in zip(acceptance, before, strict=True)
-    ]
-    return "\n".join(["No acceptance command was red before the change, so none shows that it did anything:", *lines])
 
 
 def _format_overview(shown: Mapping[str, str], others: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ async def test_a_rework_starts_from_what_was_rejected(stage: Stage) -> None:
     looking = Reading("value.txt")
     rejected: Json = {"rejected_commit": first["commit"], "rejected_base": first["base_commit"]}
     await stage.run("execute", looking, rejected, attempt=2)
-    await stage.run("execute", looking, {**rejected, "fresh": True}, attempt=3)
+    await stage.run("execute", looking, {"rejected_commit": None, "rejected_base": None}, attempt=3)
     assert looking.seen == ["2\n", "0\n"]
 
 
@@ -268,7 +269,9 @@ async def test_accept_brings_the_files_into_the_workspace(stage: Stage) -> None:
         "accepted": True, "conflict": False, "commit": commits["commit"], "files": ["value.txt"], "feedback": "",
     }  # fmt: skip
     assert (stage.workspace / "value.txt").read_text() == "1\n"
-    assert [entry["kind"] for entry in result["evidence"]] == ["joined"]
+    joined, written = result["evidence"]
+    assert (joined["kind"], written["kind"], written["path"]) == ("joined", "accepted", "value.txt")
+    assert written["sha256"] == sha256(b"1\n").hexdigest()
 
 
 async def test_a_file_that_the_user_changed_is_a_conflict_and_stays_theirs(stage: Stage) -> None:

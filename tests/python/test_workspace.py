@@ -10,56 +10,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from mnemosyne.config.settings import state_directory
 from mnemosyne.errors import EnvironmentProblem, InvalidInput
 from mnemosyne.guard import Guard
-from mnemosyne.models import Acceptance
-from mnemosyne.workspace import FileChange, Tree, Workspace, check_workspace, outside_scope
+from mnemosyne.workspace import FileChange, Workspace, check_workspace, outside_scope
+from project_files import FILES, FIXED, Files, change, snapshot, write
 from pydantic import JsonValue
-
-Files = Mapping[str, str | bytes | None]
-
-FILES: Files = {
-    "README.md": "a sample\n",
-    "src/calc.py": "def add(a, b):\n    return a - b\n",
-    "src/other.py": "VALUE = 1\n",
-    "tests/test_calc.py": (
-        "import sys\nsys.path.insert(0, 'src')\nfrom calc import add\nassert add(2, 2) == 4, add(2, 2)\n"
-    ),
-    "run.sh": "#!/bin/sh\necho run\n",
-}
-FIXED: Files = {"src/calc.py": "def add(a, b):\n    return a + b\n"}
-CHECK = Acceptance(command="python3 tests/test_calc.py", timeout_seconds=20)
-COMPILES = Acceptance(command='python3 -c \'compile(open("src/other.py").read(), "o", "exec")\'', timeout_seconds=20)
-
-
-def write(folder: Path, files: Files) -> None:
-    """Write files; None removes one."""
-    for name, content in files.items():
-        path = folder / name
-        if content is None:
-            path.unlink()
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-def snapshot(folder: Path) -> dict[str, tuple[str, bool, bytes]]:
-    """Everything below a folder: kind, executable bit, content; folders too, so that an empty one is seen."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink():
-            found[name] = ("link", False, os.readlink(path).encode())
-        elif path.is_dir():
-            found[name] = ("folder", False, b"")
-        else:
-            found[name] = ("file", bool(path.stat().st_mode & 0o100), path.read_bytes())
-    return found
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -118,14 +78,6 @@ def user(tmp_path: Path) -> Path:
 @pytest.fixture
 def workspace(user: Path, tmp_path: Path, guard: Guard) -> Workspace:
     return Workspace(workspace=user, directory=tmp_path / "state" / "runs" / "r-1", guard=guard)
-
-
-async def change(workspace: Workspace, files: Files, *, task: str = "t1", attempt: int = 1) -> tuple[Tree, str]:
-    """An attempt that changes these files; its tree and its commit."""
-    tree = await workspace.create_tree(task, attempt)
-    write(tree.path, files)
-    commit, _ = await workspace.commit_tree(tree, f"{task}")
-    return tree, commit
 
 
 async def accept(workspace: Workspace, files: Files, *, task: str = "t1") -> str:
@@ -390,133 +342,12 @@ async def test_a_removed_tree_is_gone_and_its_commit_stays(workspace: Workspace)
     assert await workspace.changes(tree.base_commit, commit)
 
 
-# -- gates -----------------------------------------------------------------------------------------------------------
-
-
-async def test_truth_1_red_before_and_green_after_passes(workspace: Workspace) -> None:
-    await workspace.open()
-    tree, commit = await change(workspace, FIXED)
-    report = await workspace.run_gates(
-        tree.base_commit, commit, setup=[], acceptance=[CHECK, COMPILES], file_scope=["src"]
-    )
-    assert report.passed
-    assert report.feedback == ""
-    assert [(one.kind, one.command, one.before_exit_code, one.exit_code) for one in report.evidence] == [
-        ("acceptance", CHECK.command, 1, 0),
-        ("acceptance", COMPILES.command, 0, 0),
-    ]
-    assert not (workspace.directory / "gates").exists() or not list((workspace.directory / "gates").iterdir())
-
-
-async def test_truth_1_green_before_the_change_is_no_evidence(workspace: Workspace) -> None:
-    await workspace.open()
-    tree, commit = await change(workspace, {"src/other.py": "VALUE = 2\n"})
-    report = await workspace.run_gates(tree.base_commit, commit, setup=[], acceptance=[COMPILES], file_scope=[])
-    assert not report.passed
-    assert "No acceptance command was red before the change" in report.feedback
-    assert f"{COMPILES.command}: exit code 0 before" in report.feedback
-    none = await workspace.run_gates(tree.base_commit, commit, setup=[], acceptance=[], file_scope=[])
-    assert not none.passed
-    assert "no acceptance command" in none.feedback
-
-
-async def test_truth_1_red_on_the_commit_fails_with_the_output(workspace: Workspace) -> None:
-    await workspace.open()
-    tree, commit = await change(workspace, {"src/calc.py": "def add(a, b):\n    return a * b + 1\n"})
-    report = await workspace.run_gates(tree.base_commit, commit, setup=[], acceptance=[CHECK], file_scope=["src/"])
-    assert not report.passed
-    assert f"$ {CHECK.command}\nexit code 1 (before the change: 1)\n" in report.feedback
-    assert "AssertionError: 5" in report.feedback
-    assert report.evidence[0].exit_code == 1
-    assert "AssertionError: 5" in report.evidence[0].output
-    # Temporary paths would make the same failure look like another one.
-    where = Acceptance(command="pwd; echo $PWD/src/calc.py; exit 3", timeout_seconds=20)
-    report = await workspace.run_gates(tree.base_commit, commit, setup=[], acceptance=[where], file_scope=[])
-    assert report.evidence[0].output == ".\nsrc/calc.py"
-
-
-async def test_truth_1_another_command_that_turned_red_fails(workspace: Workspace) -> None:
-    await workspace.open()
-    tree, commit = await change(workspace, {**FIXED, "src/other.py": "VALUE = = 2\n"})
-    report = await workspace.run_gates(
-        tree.base_commit, commit, setup=[], acceptance=[CHECK, COMPILES], file_scope=["src"]
-    )
-    assert not report.passed
-    assert [one.exit_code for one in report.evidence] == [0, 1]
-    assert "SyntaxError" in report.feedback
-    assert CHECK.command not in report.feedback
-
-
-async def test_a_path_outside_the_scope_fails(workspace: Workspace) -> None:
-    await workspace.open()
-    tree, commit = await change(workspace, {**FIXED, "src_more/x.py": "x", "README.md": None})
-    report = await workspace.run_gates(tree.base_commit, commit, setup=[], acceptance=[CHECK], file_scope=["src/"])
-    assert not report.passed
-    assert [one.exit_code for one in report.evidence if one.kind == "scope"] == [1]
-    assert "README.md\nsrc_more/x.py" in report.feedback
-    assert "src/calc.py" not in report.feedback
-
-
 def test_a_scope_is_made_of_whole_path_parts() -> None:
     paths = ["a.py", "src/b.py", "src2/c.py"]
     assert outside_scope(paths, ["src", "./a.py"]) == ["src2/c.py"]
     assert outside_scope(paths, ["src/", "src2//", "a.py"]) == []
     assert outside_scope(paths, ["."]) == outside_scope(paths, []) == []
     assert outside_scope(paths, ["../src"]) == paths
-
-
-async def test_a_time_limit_is_red_after_and_no_evidence_before(workspace: Workspace) -> None:
-    await workspace.open()
-    tree, commit = await change(workspace, FIXED)
-    slow_before = Acceptance(command="grep -q '+ b' src/calc.py || sleep 60", timeout_seconds=0.3)
-    slow_after = Acceptance(command="! grep -q '+ b' src/calc.py || sleep 60", timeout_seconds=0.3)
-    before = await workspace.run_gates(tree.base_commit, commit, setup=[], acceptance=[slow_before], file_scope=[])
-    assert not before.passed
-    assert "ended by the time limit" in before.feedback
-    after = await workspace.run_gates(tree.base_commit, commit, setup=[], acceptance=[CHECK, slow_after], file_scope=[])
-    assert not after.passed
-    assert after.evidence[1].exit_code is None
-    assert "no exit code" in after.feedback
-    assert "ended by the time limit" in after.feedback
-
-
-async def test_setup_prepares_both_checkouts_and_its_failure_on_the_commit_is_told(workspace: Workspace) -> None:
-    await workspace.open()
-    tree, commit = await change(workspace, FIXED)
-    needs = Acceptance(command="test -f made && python3 tests/test_calc.py", timeout_seconds=20)
-    good = await workspace.run_gates(
-        tree.base_commit, commit, setup=["echo x > made"], acceptance=[needs], file_scope=["src"]
-    )
-    assert good.passed
-    assert [(one.kind, one.exit_code) for one in good.evidence] == [("setup", 0), ("acceptance", 0)]
-    bad = await workspace.run_gates(
-        tree.base_commit, commit, setup=["echo no such package; exit 4"], acceptance=[CHECK], file_scope=["src"]
-    )
-    assert not bad.passed
-    assert "exit code 4\nno such package" in bad.feedback
-
-
-async def test_truth_1_what_commands_left_in_their_home_turns_no_gate_green(workspace: Workspace, guard: Guard) -> None:
-    await workspace.open()
-    tree, commit = await change(workspace, {"new.txt": "x"})
-    await guard.run(["/bin/sh", "-c", "touch ~/installed"], cwd=tree.path)
-    acceptance = [Acceptance(command="test -e new.txt && test -e ~/installed", timeout_seconds=20)]
-    report = await workspace.run_gates(tree.base_commit, commit, setup=[], acceptance=acceptance, file_scope=[])
-    assert not report.passed
-    report = await workspace.run_gates(
-        tree.base_commit, commit, setup=["touch ~/installed"], acceptance=acceptance, file_scope=[]
-    )
-    assert report.passed
-
-
-async def test_gates_leave_no_byte_code_and_cannot_change_the_tree(workspace: Workspace) -> None:
-    await workspace.open()
-    tree, commit = await change(workspace, FIXED)
-    before = snapshot(tree.path)
-    scribble = Acceptance(command="echo x > src/calc.py; rm -rf tests; exit 1", timeout_seconds=20)
-    await workspace.run_gates(tree.base_commit, commit, setup=[], acceptance=[CHECK, scribble], file_scope=[])
-    assert snapshot(tree.path) == before
-    assert not list(tree.path.rglob("__pycache__"))
 
 
 # -- acceptance ------------------------------------------------------------------------------------------------------
@@ -556,17 +387,6 @@ async def test_a_merge_conflict_says_which_lines(workspace: Workspace, user: Pat
     assert "VALUE = 2" in merged.conflict
     assert "+VALUE = 3" in merged.conflict
     assert await workspace.accepted() == accepted
-
-
-async def test_the_joined_gate_needs_every_command_green(workspace: Workspace) -> None:
-    await workspace.open()
-    _, commit = await change(workspace, FIXED)
-    assert (await workspace.joined_gate(commit, setup=[], acceptance=[CHECK, COMPILES, CHECK])).passed
-    broken = Acceptance(command="echo joined is red; exit 9", timeout_seconds=20)
-    report = await workspace.joined_gate(commit, setup=["true"], acceptance=[CHECK, broken])
-    assert not report.passed
-    assert "exit code 9\njoined is red" in report.feedback
-    assert [(one.kind, one.exit_code) for one in report.evidence] == [("setup", 0), ("joined", 0), ("joined", 9)]
 
 
 BIG_CHANGE: Files = {

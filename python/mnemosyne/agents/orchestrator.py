@@ -14,6 +14,7 @@ from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from mnemosyne.acceptance import can_fail
 from mnemosyne.agents import prompts
 from mnemosyne.agents.claude_agent import ClaudeAgent, item_context
 from mnemosyne.errors import InvalidInput
@@ -153,9 +154,6 @@ def _plan_check(spec: JsonValue) -> Callable[[Plan], list[str]]:
     return check
 
 
-_PROVES_NOTHING = re.compile(r"(true|:|exit(\s+0)?|echo\b[^|&;<>`$]*|printf\b[^|&;<>`$]*)\s*;?")
-
-
 def plan_problems(plan: Plan) -> list[str]:
     """Return what is wrong with ``plan`` beyond its form, each as one sentence; empty if it can be carried out."""
     identifiers = [task.id for task in plan.tasks]
@@ -167,8 +165,11 @@ def plan_problems(plan: Plan) -> list[str]:
         ]
         if not task.file_scope:
             problems.append(f"task {task.id} has an empty file_scope: name the paths that it may change")
-        if all(_PROVES_NOTHING.fullmatch(entry.command.strip()) for entry in task.acceptance):
-            problems.append(f"task {task.id}: its acceptance succeeds whatever the change is, so it proves nothing")
+        if not any(can_fail(entry.command) for entry in task.acceptance):
+            problems.append(
+                f"task {task.id}: its acceptance cannot fail, so it proves nothing: add a command that fails before "
+                "the change and succeeds after it (a test; for a refactoring a new test, a lint rule or a size limit)"
+            )
     try:
         TopologicalSorter({task.id: task.depends_on for task in plan.tasks}).prepare()
     except CycleError as error:

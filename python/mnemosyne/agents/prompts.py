@@ -54,11 +54,17 @@ dependency and no path in common: they run at the same time.
 - acceptance is what proves the task. The commands are run in their order in a clean checkout, once of the project \
 before the change and once after it. At least one command of each task must fail before and succeed after; the others \
 must succeed after. Use the project's own tests where they cover the task. Where nothing covers it, the task adds a \
-test, within its scope, and acceptance runs it. `true`, `echo`, and commands that only look for a file prove nothing.
+test, in a new file within its scope, and acceptance runs it. `true`, `echo`, `... || true`, a pipe into `tail`, and \
+commands that only look for a file prove nothing. A refactoring needs a command that is red before too: a new test, a \
+lint rule, a size limit.
+- Tests that were there count as they were: a task that also may change code is measured with its rewritten or deleted \
+tests put back. Where a test has to change because the behaviour does, make two tasks: first the code, with a new \
+test, then, depending on it, one whose file_scope holds nothing but tests.
 - Every command runs with /bin/sh in the root of the checkout, without a terminal; `python3` is on PATH. Give it a \
 timeout_seconds that is generous.
 - A command must not depend on files that git ignores. setup lists the commands that prepare a clean checkout (for \
-example installing dependencies into a folder of it); leave it empty if nothing is needed.
+example installing dependencies into a folder of it); leave it empty if nothing is needed. It has to succeed before \
+the first task as well as after the last: where a task brings the file that it needs, it checks for that file.
 - description tells the engineer what to achieve, which names and behaviour others rely on, and what to leave alone. \
 It names, by their ids (R1, R2, ...), the requirements that the task is responsible for: the engineer and the reviewer \
 are shown only the requirements named there. Every requirement is named by at least one task.
@@ -76,8 +82,10 @@ context section holds some of them as they were at the start.
 - You are done when every acceptance command succeeds for a real reason, and what worked before still works. Run them \
 yourself with run_command. They will be run again in a clean checkout, where files that git ignores and background \
 processes do not exist.
-- Never weaken, skip or delete a test to make it pass, and never special-case one. If a test and the requirements \
-contradict each other, follow the requirements and say so.
+- Never weaken, skip or delete a test to make it pass, and never special-case one. Unless your scope holds nothing \
+but tests, the acceptance commands are also run with the tests that were there before put back: leave them as they \
+are, and put new tests into new files. If a test and the requirements contradict each other, leave the test and say so.
+- A new test has to fail without your change: it is run on the old code too.
 - Match the style of the project. Add no dependency that the task does not name, and install nothing outside the \
 tree. If there is a setup section, its commands prepare a clean checkout before the acceptance commands are run; your \
 tree was not prepared, so run them first if you need what they make.
@@ -181,8 +189,15 @@ def review(context: Mapping[str, JsonValue], *, task: str, title: str, descripti
         section("task", f"{title}\n{description}", id=task),
         section("requirements", _json(context.get("requirements"))),
         section("diff", _text(context.get("diff"))),
-        section("evidence", _json(context.get("evidence"))),
+        section("evidence", _json(_without_nulls(context.get("evidence")))),
     )
+
+
+def _without_nulls(entries: JsonValue) -> JsonValue:
+    """What an observation does not say would only be paid for."""
+    if not isinstance(entries, list):
+        return entries
+    return [{k: v for k, v in one.items() if v is not None} if isinstance(one, dict) else one for one in entries]
 
 
 def _joined(*sections: str) -> str:

@@ -7,7 +7,8 @@ so that taking a role's place can neither skip a gate nor raise a verdict (TRUTH
              agent that gave up is where the next attempt starts.
 ``review``   runs the gates; only if they are green is the agent asked, and it can only lower the verdict.
 ``accept``   no agent: merge, joined gate, scope, into the user's workspace. One at a time for each run.
-``optimize`` gives the agent the accepted files to read and stores its pack. The orchestrator's three kinds get an
+``optimize`` runs the task's commands before anybody is paid: where they could never show that it was done, it is
+refused. Then the agent gets the accepted files to read, and its pack is stored. The orchestrator's three kinds get an
 overview of the project. ``work`` is the agent alone.
 
 Every result of ours that a later step depends on is a journaled step, so a resumed claim takes the same way (and asks
@@ -17,7 +18,7 @@ the model the same question) even where the world has moved on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -30,18 +31,21 @@ from mnemosyne.agents.context import AgentContext
 from mnemosyne.agents.reviewer import lowered
 from mnemosyne.errors import AgentError, EnvironmentProblem, InvalidInput
 from mnemosyne.llm import prefetch
-from mnemosyne.models import Acceptance, WorkResult
+from mnemosyne.models import Acceptance, Evidence, WorkResult
 
 if TYPE_CHECKING:
+    from mnemosyne.gates import Before, GateReport
     from mnemosyne.guard import Guard
-    from mnemosyne.workspace import GateReport, Workspace
+    from mnemosyne.workspace import FileChange, Workspace
 
 __all__ = ["Services", "run_item"]
 
 Json = dict[str, JsonValue]
 
 OVERVIEW_BYTES = 120_000  # of the project, as the Orchestrator sees it: about 40 000 tokens
-_STARTS_COMMANDS = frozenset({"execute", "review", "accept"})
+_STARTS_COMMANDS = frozenset({"optimize", "execute", "review", "accept"})
+_CHANGES = {"A": "added", "M": "changed", "D": "deleted"}
+_LISTED_FILES = 500  # of a change; beyond it evidence only counts them
 _SAID = 500  # characters of an executor's last words that the error about an empty change quotes
 
 
@@ -113,10 +117,27 @@ async def _orchestrate(agent: AgentExecutionMixin, context: AgentContext, servic
 
 
 async def _optimize(agent: AgentExecutionMixin, context: AgentContext, services: Services, work: Json) -> Json:
+    from mnemosyne import gates
+
     workspace = services.workspace_for(context)
-    context.files = workspace.files(await workspace.open())
+    commit = await workspace.open()
+    context.files = workspace.files(commit)
+    acceptance = _acceptance(context, _context(work))
+
+    async def base() -> JsonValue:
+        before = await gates.measure_base(workspace, commit, setup=context.setup, acceptance=acceptance)
+        present = frozenset(await workspace.files(commit).list_files())
+        refused = gates.refusal(before, acceptance=acceptance, file_scope=_scope(context), present=present)
+        return {"commit": commit, "refused": refused, **_measured(before)}
+
+    seen = _object(await context.step("base", base, input={"commit": commit}))
+    if seen["refused"]:
+        # Nobody is paid for what could not be shown to be done.
+        data: Json = {"refused": True, "feedback": seen["refused"]}
+        return {"success": True, "data": data, "evidence": _base_evidence(seen, acceptance)}
     result = await call_agent(agent, work)
     if result["success"]:
+        _data(result)["base"] = seen
         pack = _data(result).get("pack")
         if not isinstance(pack, str):
             raise AgentError(
@@ -151,9 +172,12 @@ async def _execute(agent: AgentExecutionMixin, context: AgentContext, services: 
     commit, changes = await workspace.commit_tree(tree, _message(context))
     files = [change.path for change in changes]
     problem = _unusable(files, str(data.get("summary") or ""))
-    if not problem:
+    if problem:
+        result["evidence"] = [Evidence(kind="change", output=problem).model_dump(mode="json")]
+    else:
         data |= {"commit": commit, "files": list[JsonValue](files)}
-    elif result["success"]:
+        result["evidence"] = _file_evidence("file", changes)
+    if problem and result["success"]:
         result["success"], result["error"] = False, problem
     return result
 
@@ -175,16 +199,26 @@ def _is_utf8(name: str) -> bool:
 
 
 async def _review(agent: AgentExecutionMixin, context: AgentContext, services: Services, work: Json) -> Json:
+    from mnemosyne.gates import run_gates
+
     workspace, asked = services.workspace_for(context), _context(work)
     await workspace.open()
     base, commit = _commit(asked, "base_commit"), _commit(asked, "commit")
     acceptance, scope = _acceptance(context, asked), _scope(context)
 
-    async def gates() -> JsonValue:
-        report = await workspace.run_gates(base, commit, setup=context.setup, acceptance=acceptance, file_scope=scope)
+    async def measure() -> JsonValue:
+        report = await run_gates(
+            workspace,
+            base,
+            commit,
+            setup=context.setup,
+            acceptance=acceptance,
+            file_scope=scope,
+            known=_known(asked.get("base"), base),
+        )
         return _report(report)
 
-    seen = _object(await context.step("gates", gates, input={"base_commit": base, "commit": commit}))
+    seen = _object(await context.step("gates", measure, input={"base_commit": base, "commit": commit}))
     if not seen["passed"]:
         data: Json = {
             "passed": False,
@@ -192,6 +226,7 @@ async def _review(agent: AgentExecutionMixin, context: AgentContext, services: S
             "feedback": seen["feedback"],
             "requirements": [],
             "commit": commit,
+            "rework_commit": seen["rework_commit"],
         }
         return {"success": True, "data": data, "evidence": seen["evidence"]}
     asked["evidence"], asked["diff"] = seen["evidence"], await workspace.diff(base, commit)
@@ -221,6 +256,7 @@ async def _accept(context: AgentContext, services: Services) -> Json:
 
 
 async def _accept_alone(context: AgentContext, workspace: Workspace) -> Json:
+    from mnemosyne.gates import joined_gate
     from mnemosyne.workspace import outside_scope
 
     asked = dict(context.item.context)
@@ -230,13 +266,15 @@ async def _accept_alone(context: AgentContext, workspace: Workspace) -> Json:
     old, new = str(merged["old"]), merged["commit"]
     if not isinstance(new, str):
         return _not_accepted(str(merged["conflict"]))
-    outside = outside_scope([change.path for change in await workspace.changes(old, new)], _scope(context))
+    scope, changes = _scope(context), await workspace.changes(old, new)
+    outside = outside_scope([change.path for change in changes], scope)
     if outside:
         return _not_accepted("the change goes outside its file scope: " + ", ".join(outside))
 
     async def joined() -> JsonValue:
         acceptance = [*_acceptance(context, asked), *context.accepted]
-        return _report(await workspace.joined_gate(new, setup=context.setup, acceptance=acceptance))
+        report = await joined_gate(workspace, old, new, setup=context.setup, acceptance=acceptance, file_scope=scope)
+        return _report(report)
 
     seen = _object(await context.step("joined", joined, input={"commit": new}))
     if not seen["passed"]:
@@ -245,7 +283,8 @@ async def _accept_alone(context: AgentContext, workspace: Workspace) -> Json:
     if applied.conflict is not None:
         return _not_accepted(applied.conflict, conflict=True, evidence=seen["evidence"])
     data: Json = {"accepted": True, "conflict": False, "commit": new, "files": list(applied.files), "feedback": ""}
-    return {"success": True, "data": data, "evidence": seen["evidence"]}
+    evidence = [*_list(seen["evidence"]), *_file_evidence("accepted", changes)]
+    return {"success": True, "data": data, "evidence": evidence}
 
 
 async def _merged(context: AgentContext, workspace: Workspace, commit: str) -> Json:
@@ -296,14 +335,51 @@ def _report(report: GateReport) -> JsonValue:
         "passed": report.passed,
         "evidence": [entry.model_dump(mode="json") for entry in report.evidence],
         "feedback": report.feedback,
+        "rework_commit": report.rework_commit,
     }
+
+
+def _measured(before: Before) -> Json:
+    return {
+        "setup": [entry.model_dump(mode="json") for entry in before.setup],
+        "exit_codes": list[JsonValue](before.exit_codes),
+    }
+
+
+def _known(seen: JsonValue, base: str) -> Before | None:
+    """Return what the optimize item measured, if it was of the commit that this attempt started from."""
+    from mnemosyne.gates import Before
+
+    if not isinstance(seen, dict) or seen.get("commit") != base:
+        return None
+    setup = [Evidence.model_validate(entry) for entry in _list(seen.get("setup"))]
+    codes = [code if isinstance(code, int) else None for code in _list(seen.get("exit_codes"))]
+    return Before(setup, codes)
+
+
+def _base_evidence(seen: Json, acceptance: Sequence[Acceptance]) -> list[JsonValue]:
+    codes = _list(seen["exit_codes"])
+    commands = [
+        Evidence(kind="base", command=one.command, before_exit_code=code if isinstance(code, int) else None)
+        for one, code in zip(acceptance, codes, strict=False)
+    ]
+    return [*_list(seen["setup"]), *(entry.model_dump(mode="json") for entry in commands)]
+
+
+def _file_evidence(kind: str, changes: Sequence[FileChange]) -> list[JsonValue]:
+    """What a change did to files, with the hashes of what is in them now."""
+    shown = [
+        Evidence(kind=kind, path=change.path, change=_CHANGES[change.status], sha256=change.sha256)
+        for change in changes[:_LISTED_FILES]
+    ]
+    if more := len(changes) - len(shown):
+        shown.append(Evidence(kind=kind, output=f"and {more} more files"))
+    return [entry.model_dump(mode="json") for entry in shown]
 
 
 def _rejected(asked: Json) -> tuple[str, str] | None:
     base, commit = asked.get("rejected_base"), asked.get("rejected_commit")
-    if asked.get("fresh") is True or not isinstance(base, str) or not isinstance(commit, str):
-        return None
-    return base, commit
+    return (base, commit) if isinstance(base, str) and isinstance(commit, str) else None
 
 
 def _acceptance(context: AgentContext, asked: Mapping[str, JsonValue]) -> list[Acceptance]:

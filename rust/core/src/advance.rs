@@ -299,6 +299,10 @@ impl Step {
                 files: Vec::new(),
                 evidence: Vec::new(),
                 review: None,
+                summary: None,
+                tried: Vec::new(),
+                note: None,
+                last_attempt: MAX_ATTEMPTS,
             });
         }
         self.release_ready();
@@ -322,21 +326,23 @@ impl Step {
         for task in ready {
             let task = Task { state: TaskState::Ready, ..task };
             self.task_event(EventKind::TaskReady, &task, |event| event.with("title", task.spec.title.clone()));
-            self.begin_attempt(task, false);
+            self.begin_attempt(task);
         }
     }
 
-    /// Puts the task, and the first item of its attempt.
-    fn begin_attempt(&mut self, task: Task, fresh: bool) {
+    /// Puts the task, and the first item of its attempt. What an earlier one saw is no evidence of this one.
+    fn begin_attempt(&mut self, task: Task) {
+        let task = Task { evidence: Vec::new(), review: None, summary: None, ..task };
         let mut context = Map::new();
         context.insert("task".into(), json!(task.spec));
         context.insert("requirements".into(), requirements(&self.run, &task));
         context.insert("spec".into(), self.run.spec.clone().unwrap_or(Value::Null));
         context.insert("feedback".into(), json!(task.feedback));
-        let (base, commit) = task.commit.clone().filter(|_| !fresh).unzip();
+        context.insert("tried".into(), json!(task.tried));
+        context.insert("note".into(), json!(task.note));
+        let (base, commit) = task.commit.clone().unzip();
         context.insert("rejected_base".into(), json!(base));
         context.insert("rejected_commit".into(), json!(commit));
-        context.insert("fresh".into(), json!(fresh));
         self.new_item(Some(&task), ItemKind::Optimize, context);
         self.put_task(task);
     }
@@ -346,11 +352,18 @@ impl Step {
         if !result.success {
             return Err(failure_text(result));
         }
+        if result.flag("refused") {
+            // Another attempt would be judged by the same commands.
+            let task = Task { evidence: result.evidence.clone(), ..task };
+            self.fail_task(task, TaskState::Failed, "refused", result.text("feedback").unwrap_or_default());
+            return Ok(());
+        }
         let pack = result.text("pack").ok_or("the result has no \"pack\" in its data")?;
         let mut context = item.work.context.clone();
         context.remove("task");
         context.remove("spec");
         context.insert("pack".into(), json!(pack));
+        context.insert("base".into(), result.data.get("base").cloned().unwrap_or(Value::Null));
         context.insert("acceptance".into(), json!(task.spec.acceptance));
         self.new_item(Some(&task), ItemKind::Execute, context);
         Ok(())
@@ -361,6 +374,8 @@ impl Step {
         let base = result.text("base_commit").map(str::to_owned);
         let commit = result.text("commit").map(str::to_owned);
         let commit = base.zip(commit);
+        let summary = result.text("summary").filter(|text| !text.is_empty()).map(clip);
+        let task = Task { evidence: result.evidence.clone(), summary, ..task };
         if !result.success {
             // What was done so far is the start of the next attempt.
             self.put_task(Task { commit, ..task });
@@ -370,6 +385,7 @@ impl Step {
         let mut context = Map::new();
         context.insert("commit".into(), json!(head));
         context.insert("base_commit".into(), json!(base));
+        context.insert("base".into(), item.work.context.get("base").cloned().unwrap_or(Value::Null));
         context.insert("tree".into(), result.data.get("tree").cloned().unwrap_or(Value::Null));
         context.insert("summary".into(), json!(result.text("summary").unwrap_or_default()));
         context.insert("acceptance".into(), json!(task.spec.acceptance));
@@ -390,12 +406,17 @@ impl Step {
         let confidence = result.data.get("confidence").cloned().unwrap_or(Value::Null);
         let review = json!({"passed": passed, "confidence": confidence, "feedback": feedback,
             "requirements": result.data.get("requirements").cloned().unwrap_or_else(|| json!([]))});
-        let task = Task { review: Some(review), evidence: result.evidence.clone(), ..task };
+        let mut task = Task { review: Some(review), ..task };
+        task.evidence.extend(result.evidence.iter().cloned());
         self.put_task(task.clone());
         if !passed {
             self.task_event(EventKind::ReviewRejected, &task, |event| event.with("feedback", clip(&feedback)));
-            let fresh = result.flag("start_over");
-            self.reject(task, &feedback, fresh);
+            let from = match result.text("rework_commit") {
+                _ if result.flag("start_over") => Start::Fresh,
+                Some(commit) => Start::At(commit.to_owned()),
+                None => Start::Rejected,
+            };
+            self.reject(task, &feedback, from);
             return Ok(());
         }
         self.task_event(EventKind::ReviewPassed, &task, |event| event.with("confidence", confidence));
@@ -419,7 +440,7 @@ impl Step {
             self.fail_task(task, TaskState::Conflict, "conflict", &feedback);
         } else {
             self.task_event(EventKind::ReviewRejected, &task, |event| event.with("feedback", clip(&feedback)));
-            self.reject(task, &feedback, false);
+            self.reject(task, &feedback, Start::Rejected);
         }
         Ok(())
     }
@@ -456,7 +477,7 @@ impl Step {
             Some(task) => {
                 let task =
                     if task.state == TaskState::Ready { Task { state: TaskState::Running, ..task } } else { task };
-                self.reject(task, text, false);
+                self.reject(task, text, Start::Rejected);
             }
             None if item.kind == ItemKind::Work => {}
             None if item.work.attempt < MAX_ATTEMPTS => {
@@ -478,14 +499,14 @@ impl Step {
         }
     }
 
-    fn reject(&mut self, task: Task, feedback: &str, fresh: bool) {
-        if task.attempt >= MAX_ATTEMPTS {
-            return self.fail_task(task, TaskState::Failed, "rejected", feedback);
-        }
+    fn reject(&mut self, task: Task, feedback: &str, from: Start) {
+        let gives_up = task.attempt >= task.last_attempt;
         self.end_attempt(&task, "rejected", Some(feedback));
-        let next =
-            Task { state: TaskState::Running, attempt: task.attempt + 1, feedback: Some(feedback.to_owned()), ..task };
-        self.begin_attempt(next, fresh);
+        let task = remember(start_from(task, from), feedback);
+        if gives_up {
+            return self.lose_task(task, TaskState::Failed);
+        }
+        self.begin_attempt(Task { state: TaskState::Running, attempt: task.attempt + 1, ..task });
     }
 
     fn end_attempt(&mut self, task: &Task, verdict: &str, feedback: Option<&str>) {
@@ -493,17 +514,25 @@ impl Step {
             task: task.spec.id.clone(),
             attempt: task.attempt,
             verdict: verdict.to_owned(),
+            base: task.commit.as_ref().map(|(base, _)| base.clone()),
             commit: task.commit.as_ref().map(|(_, commit)| commit.clone()),
+            summary: task.summary.clone(),
             feedback: feedback.map(str::to_owned),
             evidence: task.evidence.clone(),
+            review: task.review.clone(),
         });
     }
 
     fn fail_task(&mut self, task: Task, state: TaskState, verdict: &str, feedback: &str) {
         self.end_attempt(&task, verdict, Some(feedback));
-        let task = Task { state, feedback: Some(feedback.to_owned()), ..task };
+        self.lose_task(remember(task, feedback), state);
+    }
+
+    fn lose_task(&mut self, task: Task, state: TaskState) {
+        let task = Task { state, ..task };
+        let reason = clip(task.feedback.as_deref().unwrap_or_default());
         self.task_event(EventKind::TaskFailed, &task, |event| {
-            event.with("state", state.as_str()).with("reason", clip(feedback))
+            event.with("state", state.as_str()).with("reason", reason)
         });
         self.put_task(task);
         self.skip_dependents();
@@ -593,6 +622,32 @@ impl Step {
         // A run that ended has nothing left to claim.
         self.out.items.clear();
     }
+}
+
+/// Where the files of the next attempt come from, beside the accepted ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Start {
+    /// The rejected commit.
+    Rejected,
+    /// A commit in its place: the harness put back what must not count.
+    At(String),
+    /// The accepted files alone.
+    Fresh,
+}
+
+fn start_from(task: Task, from: Start) -> Task {
+    let commit = match from {
+        Start::Rejected => task.commit,
+        Start::At(commit) => task.commit.map(|(base, _)| (base, commit)),
+        Start::Fresh => None,
+    };
+    Task { commit, ..task }
+}
+
+/// Notes what was tried and why it was not enough, so that the next attempt does not try it again.
+fn remember(mut task: Task, feedback: &str) -> Task {
+    task.tried.push(json!({"attempt": task.attempt, "summary": task.summary, "feedback": clip(feedback)}));
+    Task { feedback: Some(feedback.to_owned()), ..task }
 }
 
 /// A plan as the model gave it; the text of a refusal is the feedback of the next attempt.

@@ -201,6 +201,85 @@ fn a_rework_starts_from_the_rejected_commit_unless_the_reviewer_says_start_over(
 }
 
 #[test]
+fn a_rework_knows_everything_that_was_tried() {
+    let mut world = World::new(run(Some(plan(&[("a", &[])]))));
+    for attempt in 1..=3 {
+        let item = world.take(ItemKind::Optimize);
+        let tried = item.work.context["tried"].as_array().unwrap().clone();
+        assert_eq!(tried.len(), attempt - 1);
+        if attempt == 3 {
+            assert_eq!(tried[0], json!({"attempt": 1, "summary": "did it", "feedback": "no 1"}));
+            assert_eq!(tried[1]["feedback"], "no 2");
+        }
+        world.give(&item, &good(ItemKind::Optimize));
+        let item = world.take(ItemKind::Execute);
+        assert_eq!(item.work.context["tried"], json!(tried), "the executor is told");
+        world.give(&item, &data(json!({"commit": "c1", "base_commit": "c0", "tree": "/t", "summary": "did it"})));
+        let review = world.take(ItemKind::Review);
+        world.give(&review, &data(json!({"passed": false, "feedback": format!("no {attempt}")})));
+    }
+    assert_eq!(world.attempts.len(), 3);
+    assert!(world.attempts.iter().all(|ended| ended.commit.as_deref() == Some("c1") && ended.base.is_some()));
+    assert_eq!(world.attempts[1].review.as_ref().unwrap()["feedback"], "no 2");
+}
+
+#[test]
+fn truth_1_evidence_is_of_the_attempt_that_made_it() {
+    let seen = |result: WorkResult, what: &str| WorkResult { evidence: vec![json!(what)], ..result };
+    let mut world = World::new(run(Some(plan(&[("a", &[])]))));
+    for kind in [ItemKind::Optimize, ItemKind::Execute] {
+        let item = world.take(kind);
+        world.give(&item, &seen(good(kind), "file 1"));
+    }
+    let review = world.take(ItemKind::Review);
+    world.give(&review, &seen(data(json!({"passed": false, "feedback": "no"})), "red"));
+    assert_eq!(world.attempts[0].evidence, [json!("file 1"), json!("red")]);
+    assert!(world.task("a").evidence.is_empty() && world.task("a").review.is_none(), "a new attempt has none yet");
+    let item = world.take(ItemKind::Optimize);
+    world.give(&item, &good(ItemKind::Optimize));
+    let item = world.take(ItemKind::Execute);
+    world.give(&item, &seen(WorkResult::failure("turn limit used up"), "nothing was changed"));
+    assert_eq!(world.attempts[1].evidence, [json!("nothing was changed")]);
+}
+
+#[test]
+fn truth_1_a_task_that_could_never_be_shown_is_refused_before_it_is_begun() {
+    let mut world = World::new(run(Some(plan(&[("a", &[]), ("b", &["a"])]))));
+    let item = world.take(ItemKind::Optimize);
+    let refused = data(json!({"refused": true, "feedback": "all commands are green before"}));
+    world.give(&item, &WorkResult { evidence: vec![json!("green")], ..refused });
+    assert_eq!((world.task("a").state, world.task("b").state), (TaskState::Failed, TaskState::Skipped));
+    assert_eq!(world.attempts[0].verdict, "refused");
+    assert_eq!(world.attempts[0].evidence, [json!("green")]);
+    assert!(world.run.error.as_ref().unwrap()["reason"].as_str().unwrap().contains("green before"));
+}
+
+#[test]
+fn truth_1_what_was_measured_before_comes_from_the_optimize_item_and_not_from_the_executor() {
+    let mut world = World::new(run(Some(plan(&[("a", &[])]))));
+    let item = world.take(ItemKind::Optimize);
+    world.give(&item, &data(json!({"pack": "files", "base": {"commit": "c0"}})));
+    let item = world.take(ItemKind::Execute);
+    let forged =
+        json!({"commit": "c1", "base_commit": "c0", "tree": "/t", "base": {"commit": "c0", "exit_codes": [1]}});
+    world.give(&item, &data(forged));
+    assert_eq!(world.take(ItemKind::Review).work.context["base"], json!({"commit": "c0"}));
+}
+
+#[test]
+fn a_rework_starts_where_the_harness_says_while_the_attempt_keeps_its_own_commit() {
+    let mut world = World::new(run(Some(plan(&[("a", &[])]))));
+    for kind in [ItemKind::Optimize, ItemKind::Execute] {
+        let item = world.take(kind);
+        world.give(&item, &good(kind));
+    }
+    let review = world.take(ItemKind::Review);
+    world.give(&review, &data(json!({"passed": false, "feedback": "no", "rework_commit": "c1-old-tests"})));
+    assert_eq!(world.attempts[0].commit.as_deref(), Some("c1"));
+    assert_eq!(world.take(ItemKind::Optimize).work.context["rejected_commit"], "c1-old-tests");
+}
+
+#[test]
 fn truth_1_an_execution_without_a_commit_is_never_a_success() {
     let mut world = World::new(run(Some(plan(&[("a", &[])]))));
     let item = world.take(ItemKind::Optimize);

@@ -59,6 +59,8 @@ pub mod codes {
     pub const RUN_ENDED: Code = "MN-0116";
     /// A work item that cannot be used.
     pub const ITEM_INVALID: Code = "MN-0117";
+    /// A plan whose commands cannot fail.
+    pub const PLAN_PROVES_NOTHING: Code = "MN-0120";
     /// The store cannot be opened or written.
     pub const STORE_UNAVAILABLE: Code = "MN-0203";
     /// The store was written by a newer version.

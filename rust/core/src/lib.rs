@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod acceptance;
 pub mod advance;
 pub mod eligible;
 pub mod error;

@@ -1,5 +1,6 @@
 //! Plans: tasks with dependencies, checked before anything is stored.
 
+use crate::acceptance::can_fail;
 use crate::error::{Problem, ProblemKind, codes};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,6 +75,17 @@ pub enum PlanError {
     /// A task that nothing could prove.
     #[error("task {0:?} has no acceptance command")]
     NoAcceptance(String),
+    /// A task whose commands succeed whatever was done.
+    #[error(
+        "task {task:?} is proved by no command that can fail ({command}): it needs one that fails before the change and \
+         succeeds after it, such as a test, or for a refactoring a new test, a lint rule or a size limit"
+    )]
+    CannotFail {
+        /// Whose acceptance.
+        task: String,
+        /// One of its commands.
+        command: String,
+    },
     /// A path that leaves the workspace.
     #[error("task {task:?} names the path {path:?}, which is not inside the workspace")]
     Scope {
@@ -98,6 +110,7 @@ impl From<PlanError> for Problem {
             PlanError::Duplicate(_) => codes::PLAN_DUPLICATE,
             PlanError::Dangling { .. } => codes::PLAN_DANGLING,
             PlanError::Cycle(_) => codes::PLAN_CYCLE,
+            PlanError::CannotFail { .. } => codes::PLAN_PROVES_NOTHING,
             PlanError::Empty | PlanError::NoAcceptance(_) | PlanError::Scope { .. } => codes::PLAN_INVALID,
         };
         Problem::new(ProblemKind::InvalidInput, code, error.to_string())
@@ -107,7 +120,7 @@ impl From<PlanError> for Problem {
 
 impl Plan {
     /// Refuses what could never be finished: no task, one id twice, a dependency on nothing or in a circle, no
-    /// acceptance command, a scope outside the workspace.
+    /// acceptance command or none that can fail, a scope outside the workspace.
     ///
     /// # Errors
     /// The first problem found, in that order.
@@ -125,6 +138,10 @@ impl Plan {
         for task in &self.tasks {
             if task.acceptance.iter().all(|acceptance| acceptance.command.trim().is_empty()) {
                 return Err(PlanError::NoAcceptance(task.id.clone()));
+            }
+            if !task.acceptance.iter().any(|acceptance| can_fail(&acceptance.command)) {
+                let command = task.acceptance[0].command.clone();
+                return Err(PlanError::CannotFail { task: task.id.clone(), command });
             }
             if let Some(path) = task.file_scope.iter().find(|path| !is_inside(path)) {
                 return Err(PlanError::Scope { task: task.id.clone(), path: path.clone() });
@@ -247,6 +264,24 @@ mod tests {
             bad.file_scope = vec![path.into()];
             assert!(matches!(plan(vec![bad]).validate(), Err(PlanError::Scope { .. })), "{path}");
         }
+    }
+
+    #[test]
+    fn truth_1_a_task_that_no_command_could_fail_is_refused_with_advice() {
+        let with = |commands: &[&str]| {
+            let mut one = task("a", &[]);
+            one.acceptance = commands
+                .iter()
+                .map(|command| Acceptance { command: (*command).into(), timeout_seconds: 1.0 })
+                .collect();
+            plan(vec![one]).validate()
+        };
+        let refused = with(&["pytest || true", "true"]).unwrap_err();
+        assert!(matches!(&refused, PlanError::CannotFail { task, .. } if task == "a"));
+        let problem = Problem::from(refused);
+        assert_eq!(problem.code, "MN-0120");
+        assert!(problem.message.contains("pytest || true") && problem.message.contains("lint rule"), "{problem}");
+        assert_eq!(with(&["true", "pytest"]), Ok(()), "one that can fail is enough");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What the store keeps about runs, phases, tasks, attempts and items, free of any storage.
 
+use crate::advance::MAX_ATTEMPTS;
 use crate::plan::{Acceptance, Plan, PlanTask};
 use crate::state::{AgentRole, ItemKind, ItemState, Phase, PhaseState, RunState, TaskState};
 use crate::work::WorkItem;
@@ -97,13 +98,29 @@ pub struct Task {
     pub commit: Option<(String, String)>,
     /// Files that were accepted.
     pub files: Vec<String>,
-    /// Of the last review or acceptance.
+    /// What was seen in the attempt under way, or in the last one.
     pub evidence: Vec<Value>,
-    /// `{passed, confidence, feedback}` of the last review.
+    /// `{passed, confidence, feedback, requirements}` of its review.
     pub review: Option<Value>,
+    /// What its executor said at its end.
+    #[serde(default)]
+    pub summary: Option<String>,
+    /// What was tried before, in short: `{attempt, summary, feedback}` each.
+    #[serde(default)]
+    pub tried: Vec<Value>,
+    /// What a person said when they gave the task new attempts.
+    #[serde(default)]
+    pub note: Option<String>,
+    /// The attempt after which it is given up.
+    #[serde(default = "first_limit")]
+    pub last_attempt: u32,
 }
 
-/// What was said of one attempt that ended.
+fn first_limit() -> u32 {
+    MAX_ATTEMPTS
+}
+
+/// What was said and seen of one attempt that ended: nothing of it is ever thrown away.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
     /// Of which task.
@@ -112,12 +129,21 @@ pub struct Attempt {
     pub attempt: u32,
     /// `accepted`, `rejected`, `failed` or `conflict`.
     pub verdict: String,
+    /// What it started from, if there is a commit.
+    #[serde(default)]
+    pub base: Option<String>,
     /// Its commit, if there was one.
     pub commit: Option<String>,
+    /// What its executor said at its end.
+    #[serde(default)]
+    pub summary: Option<String>,
     /// What was said.
     pub feedback: Option<String>,
     /// What was seen.
     pub evidence: Vec<Value>,
+    /// What its reviewer said, if it was asked.
+    #[serde(default)]
+    pub review: Option<Value>,
 }
 
 /// A work item as the store knows it.

@@ -253,7 +253,7 @@ async fn what_a_slow_claim_brings_of_a_run_that_was_cancelled_meanwhile_is_not_b
     let roles = AgentRole::Optimizer;
     let added = world.tree.add_agent(roles, spec(), None).await.unwrap();
     eventually("idle", async || added.health().state == AgentState::Idle).await;
-    let task = json!([{"id": "a", "title": "a", "acceptance": [{"command": "true"}]}]);
+    let task = json!([{"id": "a", "title": "a", "acceptance": [{"command": "test -f done"}]}]);
     world.store.submit_run(run("r-1", plan(task)), None).await.unwrap();
     eventually("it is claimed", async || world.count(EventKind::WorkStarted).await == 1).await;
     world.tree.cancel_run("r-1", "requested").await.unwrap();
