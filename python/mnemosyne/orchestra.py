@@ -139,9 +139,11 @@ class Orchestra:
 
     async def _start_demo(self, directory: Path, boot: str) -> str:
         from mnemosyne import guard
-        from mnemosyne.demo.launch import start_server
+        from mnemosyne.demo.launch import SERVER_VARIABLE, start_server
         from mnemosyne.loop import guard_lock
 
+        if running := os.environ.get(SERVER_VARIABLE):
+            return running
         guard.configure(lock=guard_lock(directory, boot))
         base_url, self._server = await start_server(guard.shared())
         return base_url

@@ -116,7 +116,8 @@ def test_a_role_given_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> No
         ["--budget-tokens", "-1"],
         ["--budget-tokens", "1.5"],
         ["--mode", "demo"],
-        ["--kill", "3"],
+        ["--kill", "three"],
+        ["--murder", "3"],
     ],
     ids=" ".join,
 )

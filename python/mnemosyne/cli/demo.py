@@ -20,12 +20,16 @@ def demo(options: Options, output: Output) -> int:
 
     Raises:
         InvalidInput: The workspace holds something else than the sample (MN-0114), or the fault script cannot be used
-            (MN-0115, MN-0160, MN-0161).
+            (MN-0115, MN-0160, MN-0161), or the run cannot be killed before our eyes (MN-0115).
     """
     from mnemosyne.demo.sample import DEMO_PROMPT
 
     if options.faults is not None:
         _use_faults(options)
+    if options.kill is not None:
+        from mnemosyne.cli.kill import killed_demo
+
+        return killed_demo(options, output, lambda: _workspace(options.workspace))
     return new_run(DEMO_PROMPT, lambda: _workspace(options.workspace), options.model or "demo", options, output)
 
 

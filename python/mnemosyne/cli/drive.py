@@ -7,9 +7,10 @@ one stops at once, which is safe since everything that was done is in the store 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from mnemosyne.models import AgentRole
     from mnemosyne.orchestra import Orchestra, Run, RunResult
 
-__all__ = ["Job", "drive", "finished_summary"]
+__all__ = ["Job", "drive", "finished_summary", "signal_handlers"]
 
 _DRAIN_SECONDS = 30.0
 """How long the first signal waits for work under way. A turn seldom takes longer; what is cut off is asked again."""
@@ -68,6 +69,22 @@ class Job:
 def drive(job: Job, options: Options, output: Output) -> int:
     """Work on a run until it ends or is stopped; returns the exit code."""
     return asyncio.run(_drive(job, options, output))
+
+
+@contextlib.contextmanager
+def signal_handlers(arrived: Callable[[int], object]) -> Iterator[None]:
+    """Hand Ctrl-C and SIGTERM to ``arrived`` on the running loop."""
+    loop = asyncio.get_running_loop()
+    # Put back at the end: the loop itself would leave SIGTERM to kill us between the last event and the exit.
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        loop.add_signal_handler(number, arrived, number)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
 
 
 def finished_summary(result: RunResult, options: Options) -> Summary:
@@ -126,25 +143,20 @@ class _Signals:
     def __init__(self, output: Output) -> None:
         self.exit_code: int | None = None
         self._output = output
-        self._loop = asyncio.get_running_loop()
+        self._handlers = signal_handlers(self._arrived)
         self._work = asyncio.current_task()
         self._orchestra: Orchestra | None = None
-        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        """Put back at the end: the loop itself would leave SIGTERM to kill us between the last event and the exit."""
         self._draining: asyncio.Task[None] | None = None
         """Kept, since the loop itself holds tasks only weakly."""
 
     def __enter__(self) -> Self:
-        for number in self._before:
-            self._loop.add_signal_handler(number, self._arrived, number)
+        self._handlers.__enter__()
         return self
 
     def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+        self, type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            self._loop.remove_signal_handler(number)
-            signal.signal(number, handler)
+        self._handlers.__exit__(type, error, trace)
 
     def drain_with(self, orchestra: Orchestra) -> None:
         """From now on there is a run, so that the first signal drains instead of giving up."""
@@ -158,7 +170,7 @@ class _Signals:
             self._give_up()
             return
         self._output.note(f"stopping: waiting up to {_DRAIN_SECONDS:.0f} s for work under way; again to stop at once")
-        self._draining = self._loop.create_task(self._drain(self._orchestra))
+        self._draining = asyncio.get_running_loop().create_task(self._drain(self._orchestra))
 
     async def _drain(self, orchestra: Orchestra) -> None:
         try:

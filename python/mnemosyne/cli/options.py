@@ -13,9 +13,11 @@ from mnemosyne.errors import InvalidInput
 if TYPE_CHECKING:
     from typing import Never
 
-__all__ = ["MOST_CONCURRENT", "Options", "parse"]
+__all__ = ["MOST_CONCURRENT", "MOST_KILLS", "Options", "parse"]
 
 MOST_CONCURRENT = 64
+MOST_KILLS = 32
+"""More would leave less than three steps between two kills of the demo."""
 
 _LARGEST = 2**63 - 1
 """What the store can hold."""
@@ -57,6 +59,7 @@ class Options(argparse.Namespace):
     port: int = 0
     log: Path | None = None
     faults: Path | None = None
+    kill: int | None = None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -177,6 +180,8 @@ def _events(parser: _Parser) -> None:
 def _demo(parser: _Parser, common: _Parser) -> None:
     _run_flags(parser, workspace="an empty folder, or one with the sample (default: ./mnemosyne-demo or the next free)")
     _faults(parser)
+    text = "kill the run N times with kill -9, and resume it each time"
+    parser.add_argument("--kill", type=_whole(1, MOST_KILLS), metavar="N", help=text)
     verbs = parser.add_subparsers(metavar="[serve]", title="commands")
     text = "serve the demo model over HTTP on loopback; the base URL is the first line"
     serve = _strict(verbs.add_parser("serve", parents=[common], help=text, description=_sentence(text)))

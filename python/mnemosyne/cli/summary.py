@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from mnemosyne.cli.style import Style, one_line
 
@@ -11,6 +11,8 @@ __all__ = [
     "BudgetForm",
     "ErrorForm",
     "EvidenceForm",
+    "KillForm",
+    "KillRequests",
     "PhaseForm",
     "Summary",
     "TaskForm",
@@ -109,6 +111,21 @@ class ErrorForm(TypedDict):
     hint: str
 
 
+class KillRequests(TypedDict):
+    """``demo --kill``: requests by the log of the server, and answers by the events of the run."""
+
+    requests: int
+    answers: int
+    sent_again: int
+    paid_twice: int
+
+
+class KillForm(KillRequests):
+    """``demo --kill``: how often the run was killed and resumed, and what that cost."""
+
+    kills: int
+
+
 class Summary(TypedDict):
     """The last line of ``--json``, without ``type`` and ``schema``."""
 
@@ -127,6 +144,7 @@ class Summary(TypedDict):
     seconds: float
     error: ErrorForm | None
     resume: str | None
+    kill: NotRequired[KillForm]
 
 
 def empty_usage() -> UsageForm:

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mnemosyne.guard import Guard, Spawned
 
-__all__ = ["configure", "start_server"]
+__all__ = ["SERVER_VARIABLE", "configure", "start_server"]
+
+SERVER_VARIABLE = "MNEMOSYNE_DEMO_SERVER"
+"""Base URL of a demo server that runs already and outlives the run, as that of ``demo --kill`` does. Not in the options
+of the run: resumed without it, the run has a server of its own again."""
 
 _PACKAGES = Path(__file__).resolve().parents[2]
 
