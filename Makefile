@@ -97,6 +97,10 @@ bench-demo: build ## time and memory of --help and the demo, from the release wh
 	target/bench/venv/bin/python -m pip install --quiet target/bench/wheels/*.whl
 	@target/bench/venv/bin/python tests/bench/demo.py $(CURDIR)/target/bench/venv/bin/mnemosyne
 
+.PHONY: bench-history
+bench-history: build $(VENV)/.dev ## bytes that a conversation of 200 turns stores, turn by turn
+	@$(PYTHON) tests/python/long_conversation.py
+
 .PHONY: ci
 ci: ## what runs on every change
 	./.ci/run
