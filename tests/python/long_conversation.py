@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
+import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ class Sample:
 
     Attributes:
         turn: From 1.
-        stored: Bytes of the database, its write-ahead log included once it is written back.
+        stored: Bytes of the database at the newest commit.
         request: Bytes of the request.
     """
 
@@ -39,15 +41,16 @@ class Sample:
     request: int
 
 
-def hold(folder: Path, turns: int) -> list[Sample]:
-    """Let an executor of ours hold a conversation of ``turns`` turns; returns a sample for each."""
-    store, tree, samples = folder / "state" / "store.db", folder / "tree", list[Sample]()
+def hold(folder: Path, turns: int, at: Collection[int]) -> dict[int, Sample]:
+    """Let an executor of ours hold a conversation of ``turns`` turns; returns samples of those in ``at``."""
+    store, tree, samples = folder / "state" / "store.db", folder / "tree", dict[int, Sample]()
     tree.mkdir(parents=True)
     (tree / "notes.txt").write_text("n" * CONTENT_BYTES)
 
     def answer(body: dict[str, Any]) -> Reply:
-        turn = len(samples) + 1
-        samples.append(Sample(turn, _bytes_of(store), len(json.dumps(body))))
+        turn = 1 + sum(message["role"] == "assistant" for message in body["messages"])
+        if turn in at:
+            samples[turn] = Sample(turn, _bytes_of(store), len(json.dumps(body)))
         if turn == turns:
             return saying("that was all")
         use = {"type": "tool_use", "id": f"toolu_{turn}", "name": "read_file", "input": {"path": "notes.txt"}}
@@ -55,7 +58,6 @@ def hold(folder: Path, turns: int) -> list[Sample]:
 
     with MessagesServer(answer=answer) as server:
         asyncio.run(_work(store, tree, server.url, turns))
-    assert len(samples) == turns
     return samples
 
 
@@ -77,25 +79,25 @@ async def _work(store: Path, tree: Path, url: str, turns: int) -> None:
     assert result.success, result.error
 
 
+_COUNT = """
+import sqlite3, sys
+connection = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True)
+print(connection.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()[0])
+"""
+
+
 def _bytes_of(store: Path) -> int:
-    # A reader's page count is that of the newest commit, wherever its pages lie by now.
-    connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
-    try:
-        return int(
-            connection.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()[0]
-        )
-    finally:
-        connection.close()
+    # In another process: two copies of SQLite in one, ours and Python's, undo each other's locks on the same file.
+    return int(subprocess.check_output([sys.executable, "-I", "-S", "-c", _COUNT, str(store)]))
 
 
 def main(turns: int) -> None:
+    marks = [1, *range(turns // 8, turns + 1, turns // 8)]
     with tempfile.TemporaryDirectory() as folder:
-        samples = hold(Path(folder), turns)
+        samples = hold(Path(folder), turns, marks)
     print("| turns | stored in all, kB | stored per turn, kB | request, kB |")
     print("|---|---|---|---|")
-    step = turns // 8
-    for first, last in zip(range(0, turns, step), range(step, turns + 1, step), strict=True):
-        before, after = samples[max(first - 1, 0)], samples[last - 1]
+    for before, after in pairwise(samples[turn] for turn in marks):
         grown = (after.stored - before.stored) / (after.turn - before.turn) / 1000
         print(
             f"| {before.turn} to {after.turn} | {after.stored / 1000:.0f} | {grown:.1f} | {after.request / 1000:.0f} |"

@@ -206,7 +206,8 @@ async def test_a_window_that_nothing_fits_into_ends_the_work_after_two_attempts_
         with pytest.raises(ModelError) as raised:
             await converse(server, journal, Wordy())
     assert raised.value.code == "MN-0407"
-    assert len(server.seen) <= 3 + 1 + compaction.MOST_IN_A_ROW
+    # After two turns: the third, the same with results left out, and the summary, each refused once.
+    assert len(server.seen) == 2 + 3
 
 
 async def test_a_server_that_refuses_what_was_left_out_gets_a_summary() -> None:
@@ -223,18 +224,21 @@ async def test_a_server_that_refuses_what_was_left_out_gets_a_summary() -> None:
     assert ways(journal)[:2] == ["left out", "summary"]
 
 
-@pytest.mark.parametrize(("window", "words", "length"), [(30_000, 0, 4_000), (9_000, 2_000, 200)])
+@pytest.mark.parametrize(
+    ("window", "words", "length", "refuse"),
+    [(30_000, 0, 4_000, "status"), (30_000, 0, 4_000, "stop_reason"), (9_000, 2_000, 200, "status")],
+)
 async def test_once_1_killed_at_any_upcall_after_a_refusal_the_shortened_conversation_is_the_same(
-    window: int, words: int, length: int
+    window: int, words: int, length: int, refuse: str
 ) -> None:
     rounds = 5
-    with Narrow(window, words=words, rounds=rounds) as server:
+    with Narrow(window, words=words, rounds=rounds, refuse=refuse) as server:
         whole = MemoryJournal()
         expected = await converse(server, whole, Wordy(length))
         assert ways(whole), "this test is about a conversation that was shortened"
         asked = [seen.body_sha256 for seen in server.seen]
-        refused_first = next(at for at, call in enumerate(whole.calls) if call["op"] == "step_fail")
-        for cut in range(refused_first, len(whole.calls) + 1):
+        first = next(at for at, call in enumerate(whole.calls) if call.get("name") == "compaction")
+        for cut in range(first - 1, len(whole.calls) + 1):
             server.seen.clear()
             journal, tools = MemoryJournal(), Wordy(length)
             journal.cut_after = cut
@@ -242,10 +246,12 @@ async def test_once_1_killed_at_any_upcall_after_a_refusal_the_shortened_convers
                 await converse(server, journal, tools)
             journal.next_claim()
             # A refused request is a finished step: what it led to is in the journal, or it is asked once more.
-            assert (await converse(server, journal, tools)).text == expected.text
+            result = await converse(server, journal, tools)
+            assert (result.text, result.turns) == (expected.text, expected.turns)
             seen = Counter(request.body_sha256 for request in server.seen)
             if "interrupted" not in json.dumps(journal.records):  # or the model was told what nobody else was told
                 assert seen.keys() <= set(asked), f"cut after {cut}: a request that was never asked before"
+                assert result.usage == expected.usage
             refused = {
                 record["detail"]["request_sha256"]
                 for record in journal.records

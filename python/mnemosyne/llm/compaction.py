@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 __all__ = [
-    "MOST_IN_A_ROW",
     "SUMMARIZER",
     "Recipe",
     "follow",
@@ -32,9 +31,6 @@ __all__ = [
 JsonObject = dict[str, JsonValue]
 Recipe = JsonObject
 """``{"way": "left out", "results": [{"message", "block", "content"}]}`` or ``{"way": "summary", "text", "usage"}``."""
-
-MOST_IN_A_ROW = 2
-"""Without a turn in between: results left out, then a summary. After that the task itself is too large."""
 
 SUMMARIZER = """\
 You sum up the work of an engineer whose conversation has become too long to go on with. Your summary takes the place \

@@ -198,7 +198,10 @@ class ClaudeSession:
         yield ResultMessage("", True, self._turns, self._usage)
 
     async def _next_turn(self) -> Turn:
-        """Ask for a turn; where the conversation does not fit, shorten it and ask again."""
+        """Ask for a turn; where the conversation does not fit, shorten it and ask again.
+
+        At most twice: results are left out, then there is a summary, then nothing but what we said.
+        """
         shortened = 0
         while True:
             request = self._request()
@@ -208,7 +211,7 @@ class ClaudeSession:
             except ModelError as error:
                 # A server may also refuse what was left out of a conversation; a summary has nothing to refuse.
                 is_about_it = error.code == _TOO_LONG or (error.code == _REJECTED and shortened > 0)
-                if not is_about_it or not self._can_be_shortened(shortened):
+                if not is_about_it or not compaction.has_answers(self._messages):
                     raise
             await self._shorten(request, summary=shortened > 0)
             shortened += 1
@@ -231,12 +234,9 @@ class ClaudeSession:
         if await self._journal.recorded("compaction", input=request):
             return True
         window = prices.context_window(str(self._body["model"]))
-        if window is None or shortened or not self._can_be_shortened(shortened):
+        if window is None or shortened or not compaction.has_answers(self._messages):
             return False
         return self._size * self._tokens_per_byte + self._max_tokens > window
-
-    def _can_be_shortened(self, shortened: int) -> bool:
-        return shortened < compaction.MOST_IN_A_ROW and compaction.has_answers(self._messages)
 
     async def _shorten(self, request: JsonObject, *, summary: bool) -> None:
         self._options.progress("the conversation is shortened to fit the model's context window")
