@@ -33,10 +33,10 @@ from mnemosyne.canonical import sha256_json
 
 __all__ = ["PLACES", "RecordingProxy"]
 
-PLACES = ("unsent", "unanswered", "early", "middle", "last byte", "answered", "tool begun", "tool done")
+PLACES = ("unsent", "unanswered", "early", "middle", "tool begun", "tool done", "last byte", "answered")
 """Where a process dies: its reservation is committed but the request goes no further; the server has the request; a
-tenth or half of the answer has been read, all of it but one byte, all of it; a command of a tool has begun, or has done
-its work and is not over."""
+tenth or half of the answer has been read; a command of a tool has begun, or has done its work and is not over; all of
+the answer but its last byte has been read, or all of it."""
 
 _PARTS = {"early": 0.1, "middle": 0.5}
 _SECONDS = 60.0  # a deadline, far more than anything here takes
