@@ -72,6 +72,15 @@ test-rust: build ## cargo tests: unit, property, integration, embedding
 test-python: build $(VENV)/.dev ## pytest: unit, bridge, command line, end to end on the demo server
 	$(PYTHON) -m pytest --quiet
 
+# Names on the PATH, or paths.
+PYTHONS ?= python3.11 python3.12 python3.13
+
+.PHONY: test-pythons
+test-pythons: build ## the bridge's tests, from one wheel, on every Python of PYTHONS that is installed
+	rm -rf target/pythons/wheels
+	$(VENV)/bin/maturin build --release --quiet --out target/pythons/wheels
+	@tests/pythons.sh target/pythons/wheels/*.whl $(PYTHONS)
+
 .PHONY: lint
 lint: build $(VENV)/.dev ## formatting, clippy, ruff, mypy, stubs, and which crates may see Python
 	cargo fmt --all --check
@@ -100,6 +109,14 @@ bench-demo: build ## time and memory of --help and the demo, from the release wh
 .PHONY: bench-history
 bench-history: build $(VENV)/.dev ## bytes that a conversation of 200 turns stores, turn by turn
 	@$(PYTHON) tests/python/long_conversation.py
+
+.PHONY: bench-upcalls
+bench-upcalls: build ## what one call of an agent's context costs, beside a plain await
+	@$(PYTHON) tests/bench/upcalls.py target
+
+.PHONY: soak-bridge
+soak-bridge: build ## 1,000,000 items through one bridge; nothing may be left behind
+	$(PYTHON) tests/bench/soak_bridge.py
 
 .PHONY: ci
 ci: ## what runs on every change

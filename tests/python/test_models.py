@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from mnemosyne import models
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 DOMAIN = json.loads((Path(__file__).parents[1] / "shared" / "domain.json").read_text())
 
@@ -25,6 +25,24 @@ def test_a_model_has_the_fields_and_defaults_that_rust_has(name: str) -> None:
     required = {key for key, field in model.model_fields.items() if field.is_required()}
     smallest = {key: value for key, value in written.items() if key in required}
     assert model.model_validate(smallest).model_dump(mode="json") == written
+
+
+@pytest.mark.parametrize("name", sorted(DOMAIN["accepted"]))
+def test_a_model_accepts_in_each_field_the_kinds_of_value_that_rust_accepts(name: str) -> None:
+    model: type[BaseModel] = getattr(models, name)
+
+    def accepts(field: str, probe: JsonValue) -> bool:
+        try:
+            model.model_validate_json(json.dumps({**DOMAIN["models"][name], field: probe}), strict=True)
+        except ValidationError:
+            return False
+        return True
+
+    for field, expected in DOMAIN["accepted"][name].items():
+        if field == "any other key":
+            assert accepts(field, None) is expected
+        else:
+            assert [kind for kind, probe in DOMAIN["probes"].items() if accepts(field, probe)] == expected, field
 
 
 def test_a_misspelt_key_is_refused_by_name() -> None:

@@ -1,19 +1,26 @@
 //! Python inside a Rust program: the same bridge, on the interpreter that this build was made with.
 
+mod conversion;
+mod hangs;
+
 use mnemosyne::{
     AgentRole, AgentSpec, BridgeError, ClaudeAgentBridge, EventKind, Orchestra, Phase, RunRequest, RunState, WorkItem,
 };
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Once;
 use std::time::Duration;
-
-const ALONE: &str = "MNEMOSYNE_TEST_WITHOUT_PYTHON";
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 fn initialize() {
+    static CALLBACKS: Once = Once::new();
+    CALLBACKS.call_once(|| {
+        use hangs::rust_callbacks;
+        pyo3::append_to_inittab!(rust_callbacks);
+    });
     let paths = ["python", "rust/mnemosyne/examples", "tests/rust/agents"].map(|path| repository().join(path)).into();
     mnemosyne::python::initialize(mnemosyne::python::Config { paths, api_key: None }).expect("Python starts");
 }
@@ -63,36 +70,6 @@ fn the_embedded_interpreter_is_the_one_this_build_was_made_with() {
     let expected = String::from_utf8_lossy(&printed.stdout).trim().to_owned();
     let ours = mnemosyne::python::version().expect("Python answers");
     assert_eq!(ours, expected);
-}
-
-/// Needs a process of its own, in which Python was never initialised: runs this binary again.
-#[test]
-fn without_python_spawn_is_an_error_and_not_a_panic() {
-    if std::env::var_os(ALONE).is_some() {
-        return;
-    }
-    let myself = std::env::current_exe().expect("this binary");
-    let output = Command::new(myself)
-        .args(["--exact", "child_without_python", "--nocapture"])
-        .env(ALONE, "1")
-        .output()
-        .expect("this binary runs again");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("got PythonNotInitialized"), "{text}");
-}
-
-#[test]
-fn child_without_python() {
-    if std::env::var_os(ALONE).is_none() {
-        return; // only the half of `without_python_spawn_is_an_error_and_not_a_panic` that runs alone
-    }
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let spec = AgentSpec::import("greeter:Greeter");
-    match runtime.block_on(ClaudeAgentBridge::spawn(AgentRole::Executor, spec)).map(|_| ()) {
-        Err(BridgeError::PythonNotInitialized) => println!("got PythonNotInitialized"),
-        other => panic!("{other:?}"),
-    }
 }
 
 /// Cargo builds examples beside the tests; where only this test was asked for, it is not there.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 /// What a run may spend; `None` is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Budget {
     /// US dollars.
     pub usd: Option<f64>,

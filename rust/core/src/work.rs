@@ -50,7 +50,7 @@ pub struct WorkItem {
 
 /// Tokens and money.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Usage {
     /// Model turns that completed.
     pub turns: u64,
@@ -85,6 +85,7 @@ impl Usage {
 
 /// A stored artifact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ArtifactRef {
     /// Unique within its run and item.
     pub name: String,

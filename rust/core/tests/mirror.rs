@@ -2,7 +2,7 @@
 //! neither side can drift alone. `MNEMOSYNE_BLESS=1` writes the file anew.
 
 use mnemosyne_core::*;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 fn names<T: Copy + serde::Serialize>(all: &[T]) -> Value {
     json!(all)
@@ -14,7 +14,43 @@ fn filled<T: serde::de::DeserializeOwned + serde::Serialize>(smallest: Value) ->
     serde_json::to_value(value).expect("it can be written")
 }
 
+/// One value of each kind that JSON and our types tell apart.
+fn probes() -> Map<String, Value> {
+    let probes = json!({
+        "null": null, "boolean": true, "whole": 1, "fraction": 1.5, "text": "a", "texts": ["a"], "object": {}, "objects": [{}],
+    });
+    probes.as_object().expect("an object").clone()
+}
+
+/// Which kinds of value each field of a type accepts, and whether it accepts a field that it does not know.
+fn accepted<T: serde::de::DeserializeOwned + serde::Serialize>(smallest: Value) -> Value {
+    let whole = filled::<T>(smallest);
+    let accepts = |field: &str, probe: &Value| {
+        let mut changed = whole.clone();
+        changed[field] = probe.clone();
+        serde_json::from_value::<T>(changed).is_ok()
+    };
+    let mut table = Map::new();
+    for field in whole.as_object().expect("an object").keys() {
+        let kinds: Vec<String> =
+            probes().iter().filter(|(_, probe)| accepts(field, probe)).map(|(kind, _)| kind.clone()).collect();
+        table.insert(field.clone(), json!(kinds));
+    }
+    table.insert("any other key".to_owned(), json!(accepts("any other key", &Value::Null)));
+    Value::Object(table)
+}
+
 fn domain() -> Value {
+    let item = || json!({"id": "a", "description": "b", "phase": "complete", "role": "executor"});
+    let result = || json!({"success": true});
+    let artifact = || json!({"name": "a", "sha256": "b", "size": 1});
+    let acceptance = || json!({"command": "a"});
+    let task = || json!({"id": "a", "title": "b", "acceptance": [{"command": "c"}]});
+    let plan = || json!({"tasks": [task()]});
+    let event = || json!({"sequence": 1, "at": "2026-11-22T10:11:12.345Z", "kind": "run_submitted"});
+    let mut results = accepted::<WorkResult>(result());
+    // Rows of evidence pass through Rust unread; Python made them, and checks them.
+    results.as_object_mut().expect("an object").remove("evidence");
     json!({
         "enums": {
             "AgentRole": names(AgentRole::ALL),
@@ -22,14 +58,26 @@ fn domain() -> Value {
             "AgentState": names(AgentState::ALL),
         },
         "models": {
-            "WorkItem": filled::<WorkItem>(json!({"id": "a", "description": "b", "phase": "complete", "role": "executor"})),
-            "WorkResult": filled::<WorkResult>(json!({"success": true})),
+            "WorkItem": filled::<WorkItem>(item()),
+            "WorkResult": filled::<WorkResult>(result()),
             "Usage": filled::<Usage>(json!({})),
-            "ArtifactRef": filled::<ArtifactRef>(json!({"name": "a", "sha256": "b", "size": 1})),
-            "Acceptance": filled::<Acceptance>(json!({"command": "a"})),
-            "PlanTask": filled::<PlanTask>(json!({"id": "a", "title": "b", "acceptance": [{"command": "c"}]})),
-            "Plan": filled::<Plan>(json!({"tasks": [{"id": "a", "title": "b", "acceptance": [{"command": "c"}]}]})),
+            "ArtifactRef": filled::<ArtifactRef>(artifact()),
+            "Acceptance": filled::<Acceptance>(acceptance()),
+            "PlanTask": filled::<PlanTask>(task()),
+            "Plan": filled::<Plan>(plan()),
             "Budget": filled::<Budget>(json!({})),
+            "Event": filled::<Event>(event()),
+        },
+        "probes": probes(),
+        "accepted": {
+            "WorkItem": accepted::<WorkItem>(item()),
+            "WorkResult": results,
+            "Usage": accepted::<Usage>(json!({})),
+            "ArtifactRef": accepted::<ArtifactRef>(artifact()),
+            "Acceptance": accepted::<Acceptance>(acceptance()),
+            "PlanTask": accepted::<PlanTask>(task()),
+            "Plan": accepted::<Plan>(plan()),
+            "Budget": accepted::<Budget>(json!({})),
         },
     })
 }
