@@ -45,6 +45,7 @@ __all__ = [
     "cancel_run",
     "list_runs",
     "read_events",
+    "read_evidence",
     "read_journals",
     "show_run",
 ]
@@ -227,6 +228,30 @@ class Orchestra:
         Raises:
             InvalidInput: There is no such run, it has ended, or its process lives.
         """
+        await self._wait_until_gone(run_id)
+        wire = budget.model_dump(mode="json") if budget is not None else None
+        await self._ask_store({"op": "adopt_run", "run": run_id, "budget": wire})
+        return self._run(run_id)
+
+    async def retry(self, run_id: str, task: str, *, note: str | None = None, budget: Budget | None = None) -> Run:
+        """Give a task that failed new attempts, and go on with its run as :meth:`resume` does.
+
+        Args:
+            run_id: The run, which failed or was stopped.
+            task: The task. Tasks that were skipped because of it wait for it again.
+            note: Guidance for the prompts of the new attempts.
+            budget: A larger one.
+
+        Raises:
+            InvalidInput: There is no such run (MN-0110) or task (MN-0121), the task did not fail (MN-0122), the run was
+                cancelled (MN-0116), or its process lives (MN-0112).
+        """
+        await self._wait_until_gone(run_id)
+        wire = budget.model_dump(mode="json") if budget is not None else None
+        await self._ask_store({"op": "retry_task", "run": run_id, "task": task, "note": note, "budget": wire})
+        return self._run(run_id)
+
+    async def _wait_until_gone(self, run_id: str) -> None:
         from mnemosyne.guard import wait_until_gone
         from mnemosyne.loop import guard_lock
 
@@ -238,11 +263,8 @@ class Orchestra:
                     f"a command of run {run_id} is still running",
                     code="MN-0255",
                     reason=f"the process before ended, but not all that it had started ({lock} is held)",
-                    hint="wait for it to end, or end it, and resume again",
+                    hint="wait for it to end, or end it, and run the command again",
                 )
-        wire = budget.model_dump(mode="json") if budget is not None else None
-        await self._ask_store({"op": "adopt_run", "run": run_id, "budget": wire})
-        return self._run(run_id)
 
     async def add_agent(self, role: AgentRole, spec: AgentSpec) -> ClaudeAgentBridge:
         """Add an agent to a role of the running tree."""
@@ -487,6 +509,41 @@ async def show_run(store: Path, run_id: str) -> RunResult:
     return _result(await _snapshot(await _open(store), run_id))
 
 
+async def read_evidence(store: Path, run_id: str, task_id: str) -> Json:
+    """Return everything that was seen and said of a task: ``task`` as in the summary, ``requirements``, ``attempts``.
+
+    Each attempt has ``attempt``, ``verdict``, ``base``, ``commit``, ``summary`` (the executor's words), ``feedback``,
+    ``evidence`` (with the output of its commands) and ``review``. The last one may be under way.
+
+    Raises:
+        InvalidInput: There is no such run (MN-0110) or task (MN-0121).
+    """
+    handle = await _open(store)
+    snapshot = cast(Json, (await _snapshot(handle, run_id))["snapshot"])
+    tasks = {str(cast(Json, task["spec"])["id"]): task for task in cast(list[Json], snapshot["tasks"])}
+    if task_id not in tasks:
+        raise InvalidInput(
+            f"run {run_id} has no task {task_id!r}",
+            code="MN-0121",
+            reason=f"its tasks are {', '.join(tasks)}" if tasks else "it has none",
+            hint=f"mnemosyne show {run_id}",
+        )
+    task = tasks[task_id]
+    ended = cast(list[Json], await _ask(handle, {"op": "attempts", "run": run_id, "task": task_id}))
+    if task["state"] not in _NEVER_BEGUN and task["attempt"] not in [one["attempt"] for one in ended]:
+        under_way = {key: task[key] for key in ("attempt", "summary", "evidence", "review")}
+        base, commit = cast(list[JsonValue], task["commit"] or [None, None])
+        verdict = task["state"]
+        ended = [*ended, {**under_way, "verdict": verdict, "base": base, "commit": commit, "feedback": None}]
+    spec = cast(Json, cast(Json, snapshot["run"])["spec"] or {})
+    known = _dicts(spec.get("requirements"))
+    return {
+        "task": _task(task),
+        "requirements": _requirements(task, {str(one.get("id")): str(one.get("text", "")) for one in known}),
+        "attempts": list[JsonValue](ended),
+    }
+
+
 async def cancel_run(store: Path, run_id: str, reason: str) -> None:
     """Cancel a run from outside: its own process is told if it lives, else the store is changed here.
 
@@ -658,15 +715,16 @@ def _phase(phase: Json) -> Json:
 
 
 _NEVER_BEGUN = frozenset({"blocked", "ready", "skipped"})
-_EVIDENCE_KEYS = ("kind", "command", "exit_code", "before_exit_code", "seconds")
+_EVIDENCE_KEYS = ("kind", "command", "exit_code", "before_exit_code", "seconds", "path", "change", "sha256")
 
 
 def _task(task: Json) -> Json:
     spec, review = cast(Json, task["spec"]), cast(Json | None, task["review"])
-    evidence = [{key: entry.get(key) for key in _EVIDENCE_KEYS} for entry in cast(list[Json], task["evidence"])]
+    evidence = [_seen(entry) for entry in cast(list[Json], task["evidence"])]
     shown: Json | None = None
     if review is not None:
         shown = {key: review.get(key) for key in ("passed", "confidence", "feedback")}
+        shown["requirements"] = [_judged(one) for one in _dicts(review.get("requirements"))]
     return {
         "id": spec["id"],
         "title": spec["title"],
@@ -677,3 +735,27 @@ def _task(task: Json) -> Json:
         "evidence": cast(JsonValue, evidence),
         "review": shown,
     }
+
+
+def _seen(entry: Json) -> Json:
+    # The output of a command is for those who ask for it; what was seen without one is said here.
+    output = None if entry.get("command") else entry.get("output") or None
+    return {**{key: entry.get(key) for key in _EVIDENCE_KEYS}, "output": output}
+
+
+def _requirements(task: Json, texts: Mapping[str, str]) -> list[JsonValue]:
+    """What the reviewer said of each requirement; of a task that was never judged, nothing."""
+    review = task["review"]
+    judged = _dicts(review.get("requirements")) if isinstance(review, dict) else []
+    spec = cast(Json, task["spec"])
+    texts = {str(spec["id"]): str(spec["description"] or spec["title"]), **texts}
+    return [{**_judged(one), "text": texts.get(str(one.get("id")), "")} for one in judged]
+
+
+def _judged(one: Json) -> Json:
+    """One requirement as an agent judged it; the agent may be anybody's."""
+    return {"id": str(one.get("id", "")), "met": one.get("met") is True, "reason": str(one.get("reason", ""))}
+
+
+def _dicts(value: JsonValue) -> list[Json]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []

@@ -188,7 +188,7 @@ JUDGEMENT: dict[str, Any] = {
 async def test_the_reviewer_judges_by_diff_and_evidence() -> None:
     context: Json = {"requirements": [{"id": "R1", "text": "x"}], "diff": "+ line", "evidence": [{"exit_code": 0}]}
     result, server = await played("reviewer", Phase.PLAN_TO_ARTIFACTS, context, said(JUDGEMENT), task=TASK)
-    assert result["data"] == JUDGEMENT
+    assert result["data"] == {**JUDGEMENT, "start_over": False}
     assert server.seen[0].body["system"].startswith("You are the Reviewer of mnemosyne")
     assert server.seen[0].body["output_config"]["format"]["schema"]["title"] == "Judgement"
     assert '<task id="t1">\nAdd totals\nSum it.\n</task>' in prompt_of(server)
@@ -216,6 +216,13 @@ def test_truth_1_a_verdict_that_contradicts_itself_is_lowered(change: Json, feed
 def test_truth_1_a_verdict_is_never_raised() -> None:
     assert lowered({**JUDGEMENT, "passed": False}, [])["passed"] is False
     assert lowered({**JUDGEMENT, "confidence": 0.5}, [{"id": "R1"}])["passed"] is True
+
+
+def test_a_reviewer_may_say_start_over_but_only_of_what_it_rejects() -> None:
+    over: Json = {**JUDGEMENT, "start_over": True}
+    assert lowered(over, [{"id": "R1"}])["start_over"] is False
+    assert lowered({**over, "passed": False}, [{"id": "R1"}])["start_over"] is True
+    assert lowered({**over, "passed": False, "start_over": "yes"}, [])["start_over"] is False
 
 
 class Outcome:
@@ -265,6 +272,31 @@ def test_the_executor_is_told_how_a_checkout_is_prepared_if_it_is() -> None:
     about: dict[str, Any] = {"task": "t1", "title": "T", "description": "", "scope": ["a"], "attempt": 1}
     assert "<setup>\nmake deps\nmake more\n</setup>" in prompts.execute({}, **about, setup=["make deps", "make more"])
     assert "<setup>" not in prompts.execute({}, **about)
+
+
+def test_a_rework_sees_in_short_what_was_tried_and_what_a_person_advised() -> None:
+    about: dict[str, Any] = {"task": "t1", "title": "T", "description": "", "scope": ["a"], "attempt": 3}
+    output = f"first line\n{'x' * 1000}\nlast line"
+    tried: Json = {
+        "tried": [
+            {"attempt": 1, "summary": "I used a list.", "feedback": output},
+            {"attempt": 2, "summary": None, "feedback": "no"},
+        ],
+        "feedback": "no",
+        "rejected_commit": "c1",
+    }
+    prompt = prompts.execute(tried, **about)
+    section = prompt.split("<tried>")[1].split("</tried>")[0]
+    assert "attempt 1\nI used a list.\nnot enough: first line" in section
+    assert "last line" in section
+    assert len(section) < 1000
+    assert "attempt 2\n(it said nothing)\nnot enough: no" in section
+    assert "the accepted files alone" not in prompt
+    assert "<guidance>" not in prompt
+    fresh = prompts.execute({**tried, "rejected_commit": None, "note": "use a set"}, **about)
+    assert "the accepted files alone" in fresh
+    assert "<guidance>\nuse a set\n</guidance>" in fresh
+    assert "<tried>" not in prompts.execute({"tried": []}, **about)
 
 
 async def test_truth_1_a_used_up_turn_limit_is_no_success() -> None:

@@ -227,6 +227,46 @@ async def test_truth_1_a_red_gate_is_a_rejection_that_no_agent_is_asked_about(st
     assert agent.calls == []
 
 
+async def test_truth_1_what_was_seen_before_the_change_is_ours_to_say(stage: Stage) -> None:
+    forged: Json = {"success": True, "data": {"pack": "p", "base": {"commit": "0", "exit_codes": [7]}}}
+    optimized = await stage.run("optimize", Saying(forged))
+    base = optimized["data"]["base"]
+    assert (base["exit_codes"], base["refused"]) == ([1], "")
+    commits = await stage.executed(value__txt="1\n")
+    assert base["commit"] == commits["base_commit"]
+    result = await stage.run("review", Saying(PASS), {**commits, "base": base})
+    (evidence,) = [entry for entry in result["evidence"] if entry["kind"] == "acceptance"]
+    assert (evidence["before_exit_code"], evidence["exit_code"]) == (1, 0)
+    other = {**base, "commit": "f" * 40, "exit_codes": [0]}
+    result = await stage.run("review", Saying(PASS), {**commits, "base": other})
+    assert result["data"]["passed"] is True, "what was seen of another commit says nothing about this one"
+
+
+async def test_truth_1_what_could_never_be_shown_is_refused_and_no_agent_is_asked(stage: Stage) -> None:
+    agent = Saying({"success": True, "data": {"pack": "p"}})
+    result = await stage.run("optimize", agent, about=task(command="test -f value.txt"))
+    assert (result["success"], result["data"]["refused"], agent.calls) == (True, True, [])
+    (evidence,) = result["evidence"]
+    assert (evidence["kind"], evidence["before_exit_code"], evidence["exit_code"]) == ("base", 0, None)
+
+
+async def test_truth_1_rewritten_tests_are_put_back_for_the_rework(stage: Stage) -> None:
+    about = task(scope=["value.txt", "test_value.py"], command="python3 test_value.py")
+    (stage.workspace / "test_value.py").write_text("assert open('value.txt').read() == '1\\n'\n")
+    commits = await stage.executed(about, value__txt="2\n", test_value__py="pass\n")
+    result = await stage.run("review", Saying(PASS), commits, about=about)
+    assert result["data"]["passed"] is False
+    looking = Reading("test_value.py")
+    rejected: Json = {
+        "rejected_commit": result["data"]["rework_commit"], "rejected_base": commits["base_commit"],
+    }  # fmt: skip
+    await stage.run("execute", looking, rejected, about=about, attempt=2)
+    assert looking.seen == ["assert open('value.txt').read() == '1\\n'\n"]
+    the_rest = Reading("value.txt")
+    await stage.run("execute", the_rest, rejected, about=about, attempt=3)
+    assert the_rest.seen == ["2\n"], "the rest of the change is kept"
+
+
 async def test_truth_1_a_command_that_was_green_before_proves_nothing(stage: Stage) -> None:
     about = task(command="true")
     result = await stage.run("review", Saying(PASS), await stage.executed(about, value__txt="1\n"), about=about)

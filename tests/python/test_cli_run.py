@@ -32,6 +32,8 @@ def event(sequence: int, kind: str, **fields: Any) -> Event:
 
 
 def summary(state: str = "done", exit_code: int = 0, **changes: Any) -> dict[str, Any]:
+    nothing = dict.fromkeys(("command", "exit_code", "before_exit_code", "path", "change", "sha256", "output"))
+    seen = {**nothing, "seconds": 0.2}
     task = {
         "id": "t2",
         "title": "Discounts",
@@ -40,16 +42,17 @@ def summary(state: str = "done", exit_code: int = 0, **changes: Any) -> dict[str
         "depends_on": ["t1"],
         "files": ["shop/discounts.py"],
         "evidence": [
-            {
-                "kind": "acceptance",
-                "command": "python3 -m unittest",
-                "exit_code": 0,
-                "before_exit_code": 1,
-                "seconds": 0.2,
-            },
-            {"kind": "joined", "command": "python3 -m other", "exit_code": 0, "before_exit_code": None, "seconds": 0.2},
+            {**seen, "kind": "acceptance", "command": "python3 -m unittest", "exit_code": 0, "before_exit_code": 1},
+            {**seen, "kind": "joined", "command": "python3 -m other", "exit_code": 0},
+            {**seen, "kind": "test", "path": "tests/test_it.py", "change": "extended"},
+            {**seen, "kind": "accepted", "path": "shop/discounts.py", "change": "changed", "sha256": "ab" * 32},
         ],
-        "review": {"passed": True, "confidence": 0.9, "feedback": ""},
+        "review": {
+            "passed": True,
+            "confidence": 0.9,
+            "feedback": "",
+            "requirements": [{"id": "R1", "met": True, "reason": "the test says so"}],
+        },
     }
     usage = {
         "turns": 3,
@@ -402,6 +405,17 @@ def test_resume_of_a_run_that_has_ended_is_refused(
     script.runs = [Overview(RUN, state=state)]
     assert main(["resume", RUN]) == 2
     assert "error[MN-0116]" in capsys.readouterr().err
+
+
+def test_show_tells_what_the_end_of_a_run_leaves_out(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    script.runs = [Overview(RUN, state="done")]
+    assert main(["show", RUN]) == 0
+    out = capsys.readouterr().out
+    assert "shop/discounts.py  sha256 abababababab\n" in out
+    assert "red -> green    0.20 s  python3 -m unittest\n" in out
+    assert "test extended   tests/test_it.py\n" in out
+    assert "R1  met     the test says so\n" in out
+    assert "other" not in out, "the joined gate repeats what is known"
 
 
 def test_show_of_a_failed_run_is_exit_0_and_tells_the_error(script: Script, capsys: pytest.CaptureFixture[str]) -> None:

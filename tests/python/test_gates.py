@@ -248,6 +248,15 @@ async def test_truth_1_a_test_that_was_moved_out_of_the_way_is_run_where_it_was(
     assert old_tests(report) == [1]
 
 
+async def test_a_moved_test_is_laid_back_without_its_copy(workspace: Workspace) -> None:
+    moved = {"tests/test_calc.py": None, "tests/unit/test_calc.py": FILES["tests/test_calc.py"]}
+    # As with pytest, two tests of one name are an error.
+    once = "found=$(find tests -name 'test_*.py') && test $(echo $found | wc -w) -eq 1 && python3 $found"
+    report = await gated(workspace, {**FIXED, **moved}, Acceptance(command=once, timeout_seconds=20))
+    assert report.passed, report.feedback
+    assert old_tests(report) == [0]
+
+
 async def test_truth_1_a_test_that_was_marked_to_be_skipped_is_named_so(workspace: Workspace) -> None:
     skipped = "import unittest\n\n\n@unittest.skip('later')\ndef test_add():\n    assert False\n"
     report = await gated(workspace, {"tests/test_calc.py": skipped, "src/other.py": "VALUE = 2\n"})

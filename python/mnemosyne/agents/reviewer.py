@@ -40,6 +40,9 @@ class Judgement(_Strict):
     confidence: float = Field(ge=0, le=1)
     feedback: str
     requirements: list[RequirementJudgement]
+    start_over: bool = Field(
+        default=False, description="Of a rejection: the next attempt is to begin without this change."
+    )
 
 
 class ReviewerAgent(ClaudeAgent):
@@ -48,7 +51,7 @@ class ReviewerAgent(ClaudeAgent):
     role: ClassVar[AgentRole] = AgentRole.REVIEWER
 
     async def execute_work(self, work_dict: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        """Return ``data`` with ``passed``, ``confidence``, ``feedback`` and ``requirements``."""
+        """Return ``data`` with ``passed``, ``confidence``, ``feedback``, ``requirements`` and ``start_over``."""
         context, task = item_context(work_dict), self.context.task
         answer = await structured(
             self.client,
@@ -97,4 +100,5 @@ def lowered(judgement: dict[str, JsonValue], requirements: JsonValue) -> dict[st
         feedback = (
             "\n".join(part for part in (feedback, *missing) if part) or "the reviewer rejected it without a reason"
         )
-    return {**judgement, "passed": passed, "feedback": feedback}
+    start_over = judgement.get("start_over") is True and not passed
+    return {**judgement, "passed": passed, "feedback": feedback, "start_over": start_over}

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ["resume_command", "with_store"]
 
-_ABOUT_RUNS = re.compile(r"\bmnemosyne (?:runs\b|(?:show|events|cancel|resume) r-[\w-]++)(?! --store)")
+_ABOUT_RUNS = re.compile(
+    r"\bmnemosyne (?:runs\b|(?:show|events|cancel|resume) r-[\w-]++|retry r-[\w-]++ [\w.-]++)(?! --store)"
+)
 
 
 def resume_command(run: str, options: Options) -> str:

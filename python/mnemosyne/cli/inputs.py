@@ -24,6 +24,7 @@ __all__ = [
     "read_agents",
     "read_budget",
     "read_key",
+    "read_note",
     "read_plan",
     "read_prompt",
     "store_path",
@@ -81,23 +82,40 @@ def read_prompt(given: str | None) -> str:
     Raises:
         InvalidInput: It is empty (MN-0101), or cannot be read, is too long or is no text (MN-0102).
     """
-    text = given or ""
-    if text == "@":
-        raise _unreadable("prompt", "no file is named after @")
-    if text == "-" or text.startswith("@"):
-        text = _read_text("prompt", text.removeprefix("@"), _LARGEST_PROMPT)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise _unreadable("prompt", "it is not valid UTF-8") from error
-    if "\0" in text:
-        raise _unreadable("prompt", "it holds a NUL character, so it is no text")
+    text = _read_words("prompt", given or "")
     if not text.strip():
         raise InvalidInput(
             "the prompt is empty",
             code="MN-0101",
             hint='mnemosyne orchestrate "what you want", or @FILE, or - for stdin',
         )
+    return text
+
+
+def read_note(given: str) -> str:
+    """Return a person's guidance: the text itself, ``@FILE``, or ``-`` for stdin.
+
+    Raises:
+        InvalidInput: It is empty, cannot be read, is too long or is no text (MN-0102).
+    """
+    text = _read_words("note", given)
+    if not text.strip():
+        raise _unreadable("note", "it is empty", hint='--note "what to do differently", or leave it out')
+    return text
+
+
+def _read_words(what: str, given: str) -> str:
+    text = given
+    if text == "@":
+        raise _unreadable(what, "no file is named after @")
+    if text == "-" or text.startswith("@"):
+        text = _read_text(what, text.removeprefix("@"), _LARGEST_PROMPT)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _unreadable(what, "it is not valid UTF-8") from error
+    if "\0" in text:
+        raise _unreadable(what, "it holds a NUL character, so it is no text")
     return text
 
 

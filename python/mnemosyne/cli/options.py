@@ -54,6 +54,9 @@ class Options(argparse.Namespace):
     agent: Sequence[str] = ()
     run: str | None = None
     conversation: str | None = None
+    evidence: str | None = None
+    task: str | None = None
+    note: str | None = None
     since: int = 0
     follow: bool = False
     port: int = 0
@@ -118,6 +121,7 @@ def _parser() -> _Parser:
 
     _orchestrate(verb("orchestrate", "orchestrate:orchestrate", "walk a prompt or a plan to accepted files"))
     _resume(verb("resume", "resume:resume", "continue an interrupted run"))
+    _retry(verb("retry", "retry:retry", "give a task that failed new attempts, and go on with its run"))
     verb("runs", "runs:runs", "list the runs of the store")
     _show(verb("show", "runs:show", "show one run: phases, tasks, evidence, cost"))
     _events(verb("events", "runs:events", "show what happened in a run"))
@@ -160,13 +164,22 @@ def _resume(parser: _Parser) -> None:
     _spending_flags(parser)
 
 
+def _retry(parser: _Parser) -> None:
+    _run(parser)
+    parser.add_argument("task", metavar="TASK", help="the id of a task that failed")
+    parser.add_argument("--note", metavar="TEXT", help="guidance for the next attempts; @FILE or - as for a prompt")
+    _spending_flags(parser)
+
+
 def _run(parser: _Parser) -> None:
     parser.add_argument("run", metavar="RUN", help="the id of the run")
 
 
 def _show(parser: _Parser) -> None:
     _run(parser)
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--evidence", metavar="TASK", help="instead: all that was seen and said of a task")
+    instead.add_argument(
         "--conversation", metavar="TASK", help="instead: what was said and done for a task, or a phase by its name"
     )
 

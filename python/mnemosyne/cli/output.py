@@ -131,7 +131,8 @@ class Output:
         if not self.quiet and not with_error:
             self._print("")
         rejections = self._progress.rejections
-        for line in summary_lines(summary, self._style, priced=_is_priced(summary), rejections=rejections):
+        priced = _is_priced(summary)
+        for line in summary_lines(summary, self._style, priced=priced, rejections=rejections, asked=with_error):
             self._print(line)
         if with_error and summary["error"]:
             self.text(["", *error_lines(summary["error"])])

@@ -150,6 +150,8 @@ def _of_task(event: Event) -> _Said | None:
     match event.kind:
         case "task_ready":
             return _Said(str(data.get("title", "")), "ready")
+        case "task_retried":
+            return _Said(str(data.get("title", "")), "retry", detail=str(data.get("note") or ""))
         case "work_started" if event.task or attempt > 1:
             return _Said(f"attempt {attempt}", step)
         case "work_failed":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,10 @@ from mnemosyne.errors import InvalidInput
 if TYPE_CHECKING:
     from mnemosyne.cli.options import Options
     from mnemosyne.cli.output import Output
+    from mnemosyne.models import Budget
     from mnemosyne.orchestra import Orchestra, Run, RunOverview
 
-__all__ = ["resume"]
+__all__ = ["job_of", "last_sequence", "refuse_living", "resume"]
 
 _ENDED = ("done", "failed", "cancelled")
 
@@ -29,15 +31,19 @@ def resume(options: Options, output: Output) -> int:
             which one is meant (MN-0118).
     """
     store = inputs.store_path(options)
-    run, last_sequence = asyncio.run(_choose(store, options, output))
+    run, last = asyncio.run(_choose(store, options, output))
     _check(run)
-    return drive(_job(store, run, last_sequence, options, output), options, output)
+
+    async def start(orchestra: Orchestra, budget: Budget | None) -> Run:
+        return await orchestra.resume(run.id, budget=budget)
+
+    return drive(job_of(store, run, last, options, output, start), options, output)
 
 
 async def _choose(store: Path, options: Options, output: Output) -> tuple[RunOverview, int]:
     runs = await known_runs(store)
     run = find_run(runs, options.run, store) if options.run else _only_one(runs, store, output)
-    return run, await _last_sequence(store, run.id)
+    return run, await last_sequence(store, run.id)
 
 
 def _only_one(runs: list[RunOverview], store: Path, output: Output) -> RunOverview:
@@ -67,6 +73,21 @@ def _is_here(workspace: str) -> bool:
 
 def _check(run: RunOverview) -> None:
     """Refuse early what the store would refuse: before a key is looked for or a server asked."""
+    refuse_living(run)
+    if run.state in _ENDED:
+        raise InvalidInput(f"the run {run.id} has ended: {run.state}", code="MN-0116", hint=_after_the_end(run))
+
+
+def _after_the_end(run: RunOverview) -> str:
+    return f"mnemosyne show {run.id}" + (f", then: mnemosyne retry {run.id} TASK" if run.state == "failed" else "")
+
+
+def refuse_living(run: RunOverview) -> None:
+    """Refuse a run that a process works on.
+
+    Raises:
+        InvalidInput: There is one (MN-0112).
+    """
     if run.alive:
         raise InvalidInput(
             f"the run {run.id} lives",
@@ -74,11 +95,10 @@ def _check(run: RunOverview) -> None:
             reason=f"process {run.pid} works on it",
             hint=f"watch it: mnemosyne events {run.id} --follow, or stop it: mnemosyne cancel {run.id}",
         )
-    if run.state in _ENDED:
-        raise InvalidInput(f"the run {run.id} has ended: {run.state}", code="MN-0116", hint=f"mnemosyne show {run.id}")
 
 
-async def _last_sequence(store: Path, run: str) -> int:
+async def last_sequence(store: Path, run: str) -> int:
+    """Return the sequence of a run's last event."""
     from mnemosyne.orchestra import read_events
 
     last = 0
@@ -87,7 +107,24 @@ async def _last_sequence(store: Path, run: str) -> int:
     return last
 
 
-def _job(store: Path, run: RunOverview, last_sequence: int, options: Options, output: Output) -> Job:
+def job_of(
+    store: Path,
+    run: RunOverview,
+    last: int,
+    options: Options,
+    output: Output,
+    start: Callable[[Orchestra, Budget | None], Awaitable[Run]],
+) -> Job:
+    """Return the job of going on with a run as it was begun.
+
+    Args:
+        store: The store.
+        run: The run.
+        last: Sequence of its last event.
+        options: The command line.
+        output: Told what is known of the run.
+        start: Takes the run over.
+    """
     model, base_url = _text(run.options.get("model")), _text(run.options.get("base_url"))
     agents = run.options.get("agents")
     sources = [f"{role}={source}" for role, source in agents.items()] if isinstance(agents, dict) else []
@@ -97,9 +134,6 @@ def _job(store: Path, run: RunOverview, last_sequence: int, options: Options, ou
     about = output.about
     about.model, about.demo, about.workspace = model, bool(run.options.get("demo")), run.workspace
 
-    async def start(orchestra: Orchestra) -> Run:
-        return await orchestra.resume(run.id, budget=budget)
-
     return Job(
         store=store,
         agents=inputs.read_agents(sources),
@@ -107,8 +141,8 @@ def _job(store: Path, run: RunOverview, last_sequence: int, options: Options, ou
         base_url=base_url,
         api_key=inputs.read_key(options.api_key_file, base_url, model),
         max_concurrent=_whole(run.options.get("max_concurrent"), options.max_concurrent),
-        start=start,
-        resumed_after=last_sequence,
+        start=lambda orchestra: start(orchestra, budget),
+        resumed_after=last,
     )
 
 

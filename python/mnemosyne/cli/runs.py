@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mnemosyne.cli.conversation import show_conversation
 from mnemosyne.cli.drive import finished_summary
+from mnemosyne.cli.evidence import show_evidence
 from mnemosyne.cli.inputs import store_path
 from mnemosyne.cli.style import one_line
 from mnemosyne.errors import InvalidInput
@@ -42,6 +43,8 @@ def show(options: Options, output: Output) -> int:
     """Show one run. That it failed is the answer, not an error: exit code 0."""
     if options.conversation is not None:
         return show_conversation(options, output, _named(options), options.conversation)
+    if options.evidence is not None:
+        return show_evidence(options, output, _named(options), options.evidence)
     result = asyncio.run(_told(store_path(options), _named(options), output))
     output.summary(finished_summary(result, options), with_error=True)
     return 0

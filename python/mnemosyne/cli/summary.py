@@ -8,6 +8,7 @@ from typing import NotRequired, TypedDict
 from mnemosyne.cli.style import Style, one_line
 
 __all__ = [
+    "COLOURS",
     "BudgetForm",
     "ErrorForm",
     "EvidenceForm",
@@ -20,11 +21,12 @@ __all__ = [
     "add_usage",
     "empty_usage",
     "error_lines",
+    "outcome",
     "stopped_lines",
     "summary_lines",
 ]
 
-_COLOURS = {
+COLOURS = {
     "done": "good",
     "accepted": "good",
     "failed": "bad",
@@ -39,6 +41,8 @@ _COLOURS = {
 _NOT_BEGUN = ("blocked", "ready", "skipped")
 _LIVING = ("running", "paused", "waiting")
 _UNDER_WAY = ("running", "reviewing")
+_HASH = 12
+"""Digits of a hash, enough to compare by eye; the whole is in ``show --evidence``."""
 _MOST_SAID = 1_000
 """Characters of a message or a reason."""
 
@@ -53,13 +57,26 @@ class PhaseForm(TypedDict):
 
 
 class EvidenceForm(TypedDict):
-    """One command that we ran ourselves."""
+    """One thing that we saw ourselves; the keys are those of ``models.Evidence``."""
 
     kind: str
     command: str | None
     exit_code: int | None
     before_exit_code: int | None
     seconds: float
+    path: str | None
+    change: str | None
+    sha256: str | None
+    output: str | None
+    """Of what has no command; the outputs of commands are in ``show --evidence``."""
+
+
+class RequirementForm(TypedDict):
+    """What the reviewer said of one requirement."""
+
+    id: str
+    met: bool
+    reason: str
 
 
 class ReviewForm(TypedDict):
@@ -68,6 +85,7 @@ class ReviewForm(TypedDict):
     passed: bool
     confidence: float | None
     feedback: str
+    requirements: list[RequirementForm] | None
 
 
 class TaskForm(TypedDict):
@@ -172,7 +190,12 @@ def add_usage(total: UsageForm, usage: Mapping[str, object]) -> None:
 
 
 def summary_lines(
-    summary: Summary, style: Style, *, priced: bool = True, rejections: Mapping[str, Sequence[str]] | None = None
+    summary: Summary,
+    style: Style,
+    *,
+    priced: bool = True,
+    rejections: Mapping[str, Sequence[str]] | None = None,
+    asked: bool = False,
 ) -> list[str]:
     """Return the summary for people.
 
@@ -181,17 +204,18 @@ def summary_lines(
         style: Of the stream it goes to.
         priced: Whether the price of the model is known; a cost of 0 would be a lie otherwise.
         rejections: Task -> why its earlier attempts were rejected, where that was seen.
+        asked: Whether a person asked for it (``show``): then hashes, seconds and the reviewer's words are shown too.
     """
     state = summary["state"]
     head = f"{summary['run'] or 'no run'}  {summary['seconds']:.1f} s"
-    lines = [style.row([(f"{state}  ", 0, _COLOURS.get(state, "strong")), (head, 0, "strong")])]
+    lines = [style.row([(f"{state}  ", 0, COLOURS.get(state, "strong")), (head, 0, "strong")])]
     if summary["phases"]:
         lines += ["", style.paint("phases", "dim"), *(_phase(phase, state, style) for phase in summary["phases"])]
     if summary["tasks"]:
         lines += ["", style.paint("tasks", "dim")]
         width = max(len(one_line(task["id"])) for task in summary["tasks"])
         for task in summary["tasks"]:
-            lines += _task(task, state, width, style, (rejections or {}).get(task["id"], ()))
+            lines += _task(task, state, width, style, (rejections or {}).get(task["id"], ()), asked=asked)
     lines += ["", *_totals(summary, style, priced=priced)]
     return lines
 
@@ -227,14 +251,27 @@ def _phase(phase: PhaseForm, run_state: str, style: Style) -> str:
     return style.row(
         [
             (f"  {phase['name']}", 22, ""),
-            (state, 10, _COLOURS.get(state, "")),
+            (state, 10, COLOURS.get(state, "")),
             (seconds, -9, "dim"),
             (f"  {one_line(phase['artifact'] or '')}", 0, ""),
         ]
     )
 
 
-def _task(task: TaskForm, run_state: str, width: int, style: Style, rejections: Sequence[str]) -> list[str]:
+def outcome(seen: EvidenceForm) -> tuple[str, str]:
+    """Return what an observation of a command means, in two or three words, and its colour."""
+    before = "" if seen["before_exit_code"] is None else _light(seen["before_exit_code"])
+    if seen["kind"] == "base":
+        return f"{before or 'cut off'} before", "bad"
+    after = _light(seen["exit_code"])
+    text = f"{before} -> {after}" if before else after
+    with_old = " (old tests)" if seen["kind"] == "old_tests" else ""
+    return f"{text}{with_old}", "good" if after == "green" else "bad"
+
+
+def _task(
+    task: TaskForm, run_state: str, width: int, style: Style, rejections: Sequence[str], *, asked: bool
+) -> list[str]:
     state = _now(task["state"], run_state)
     begun = state not in _NOT_BEGUN and (state != "cancelled" or task["evidence"] or rejections)
     attempts = _many(task["attempts"], "attempt") if begun else ""
@@ -242,7 +279,7 @@ def _task(task: TaskForm, run_state: str, width: int, style: Style, rejections: 
         style.row(
             [
                 (f"  {one_line(task['id'])}", width + 4, "strong"),
-                (state, 11, _COLOURS.get(state, "")),
+                (state, 11, COLOURS.get(state, "")),
                 (attempts, 12, ""),
                 (one_line(task["title"]), 0, ""),
             ]
@@ -250,21 +287,56 @@ def _task(task: TaskForm, run_state: str, width: int, style: Style, rejections: 
     ]
     indent = " " * (width + 4)
     lines += [style.row([(f"{indent}{one_line(why)}", 0, "warn")]) for why in rejections]
-    lines += [style.row([(f"{indent}{one_line(path)}", 0, "")]) for path in task["files"]]
-    # The joined gate repeats the commands of other tasks: shown only where it says something new, that is red.
-    lines += [_evidence(seen, indent, style) for seen in task["evidence"] if _is_telling(seen)]
+    lines += [style.row([(f"{indent}{text}", 0, "")]) for text in _files(task, asked=asked)]
+    lines += [_evidence(seen, indent, style, asked=asked) for seen in task["evidence"] if _is_telling(seen)]
+    review = task["review"]
+    if asked and review:
+        lines += [_requirement(one, indent, style) for one in review["requirements"] or ()]
     return lines
 
 
+def _files(task: TaskForm, *, asked: bool) -> list[str]:
+    """The accepted files; whoever asks is told their hashes too, and what a task that failed had changed."""
+    if not asked:
+        return [one_line(path) for path in task["files"]]
+    seen = [one for one in task["evidence"] if one["path"] and one["kind"] in ("accepted", "file")]
+    accepted = [one for one in seen if one["kind"] == "accepted"]
+    told = accepted if task["files"] else seen
+    lines = [
+        f"{'' if accepted else 'not accepted: '}{one_line(one['path'])}  "
+        + (f"sha256 {one['sha256'][:_HASH]}" if one["sha256"] else str(one["change"]))
+        for one in told
+    ]
+    return lines or [one_line(path) for path in task["files"]]
+
+
+def _requirement(one: RequirementForm, indent: str, style: Style) -> str:
+    met = ("met", "good") if one["met"] is True else ("not met", "bad")
+    return style.row(
+        [(f"{indent}{one_line(one['id'])}  ", 0, ""), (met[0], 8, met[1]), (one_line(one["reason"]), 0, "dim")]
+    )
+
+
 def _is_telling(seen: EvidenceForm) -> bool:
-    return bool(seen["command"]) and (seen["kind"] == "acceptance" or seen["exit_code"] != 0)
+    """What is shown in short: the joined gate repeats the commands of other tasks, and a new test is to be expected."""
+    if seen["kind"] in ("file", "accepted"):
+        return False
+    if seen["kind"] == "test":
+        return seen["change"] != "added"
+    return seen["kind"] == "acceptance" or seen["exit_code"] != 0 or not seen["command"]
 
 
-def _evidence(seen: EvidenceForm, indent: str, style: Style) -> str:
-    before = "" if seen["before_exit_code"] is None else f"{_light(seen['before_exit_code'])} -> "
-    after = _light(seen["exit_code"])
-    colour = "good" if after == "green" else "bad"
-    return style.row([(indent, 0, ""), (f"{before}{after}", 16, colour), (one_line(seen["command"]), 0, "dim")])
+def _evidence(seen: EvidenceForm, indent: str, style: Style, *, asked: bool) -> str:
+    if not seen["command"]:
+        what = f"{seen['kind']} {seen['change'] or ''}".strip()
+        return style.row(
+            [(indent, 0, ""), (f"{what}  ", 16, "warn"), (one_line(seen["path"] or seen["output"]), 0, "")]
+        )
+    text, colour = outcome(seen)
+    seconds = f"{seen['seconds']:.2f} s  " if asked else ""
+    return style.row(
+        [(indent, 0, ""), (f"{text} ".ljust(16), 0, colour), (seconds, 0, "dim"), (one_line(seen["command"]), 0, "dim")]
+    )
 
 
 def _light(exit_code: int | None) -> str:

@@ -25,6 +25,8 @@ pub(crate) enum StoreRequest {
     Run { run: String },
     SubmitRun { run: Box<Run>, idempotency_key: Option<String> },
     AdoptRun { run: String, budget: Option<Budget> },
+    RetryTask { run: String, task: String, note: Option<String>, budget: Option<Budget> },
+    Attempts { run: String, task: String },
     CancelRun { run: String, reason: String },
     PostCommand { command: NewCommand },
     SubmitItem { item: Box<WorkItem>, idempotency_key: Option<String> },
@@ -148,6 +150,10 @@ async fn store_reply(store: &Arc<dyn Store>, request: StoreRequest) -> Result<Va
         }
         StoreRequest::SubmitRun { run, idempotency_key } => Ok(json!(store.submit_run(*run, idempotency_key).await?)),
         StoreRequest::AdoptRun { run, budget } => Ok(json!(store.adopt_run(&run, budget).await?)),
+        StoreRequest::RetryTask { run, task, note, budget } => {
+            Ok(json!(store.retry_task(&run, &task, note, budget).await?))
+        }
+        StoreRequest::Attempts { run, task } => Ok(json!(store.attempts(&run, &task).await?)),
         StoreRequest::CancelRun { run, reason } => done(store.cancel_run(&run, &reason).await),
         StoreRequest::PostCommand { command } => done(store.post_command(command).await),
         StoreRequest::SubmitItem { item, idempotency_key } => {

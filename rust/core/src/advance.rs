@@ -152,6 +152,72 @@ pub fn cancel_run(view: View<'_>, reason: &str) -> Advance {
     step.finish()
 }
 
+/// What follows when a person gives a task that failed new attempts, with or without a word of guidance: the run goes on,
+/// and tasks that were skipped because of this one wait for it again. The run is given as it is now driven: its boot,
+/// its budget and the count of its resumes are the store's.
+///
+/// # Errors
+/// No such task, a task that did not fail, a run that was cancelled.
+pub fn retry_task(view: View<'_>, id: &str, note: Option<&str>) -> Result<Advance, Problem> {
+    let task = retryable(view, id)?;
+    let mut step = Step::new(view);
+    step.change_run(|run| {
+        run.state = RunState::Running;
+        run.phase = Phase::PlanToArtifacts;
+        run.error = None;
+        run.ended_at = None;
+    });
+    let resumes = view.run.resumes;
+    step.event(EventKind::RunResumed, Some(Phase::PlanToArtifacts), |event| event.with("resumes", resumes));
+    let running = PhaseChange { name: Phase::PlanToArtifacts, state: PhaseState::Running, artifact: None };
+    step.out.phases.push(running);
+    let task = Task {
+        state: TaskState::Ready,
+        attempt: task.attempt + 1,
+        last_attempt: task.attempt + MAX_ATTEMPTS,
+        note: note.map(str::to_owned).or(task.note),
+        ..task
+    };
+    step.task_event(EventKind::TaskRetried, &task, |event| {
+        event.with("title", task.spec.title.clone()).with("note", clip(note.unwrap_or_default()))
+    });
+    step.begin_attempt(task);
+    step.unskip();
+    Ok(step.finish())
+}
+
+/// The task, if it may be given new attempts.
+fn retryable(view: View<'_>, id: &str) -> Result<Task, Problem> {
+    let run = view.run;
+    let refuse = |code, message: String| Problem::new(ProblemKind::InvalidInput, code, message);
+    if run.state == RunState::Cancelled {
+        let problem = refuse(codes::RUN_ENDED, format!("run {} is {} and cannot go on", run.id, run.state));
+        return Err(problem.hint(format!("mnemosyne show {}", run.id)));
+    }
+    let Some(task) = view.tasks.iter().find(|task| task.spec.id == id) else {
+        let ids: Vec<&str> = view.tasks.iter().map(|task| task.spec.id.as_str()).collect();
+        let known =
+            if ids.is_empty() { "it has none".to_owned() } else { clip(&format!("its tasks are {}", ids.join(", "))) };
+        let problem = refuse(codes::TASK_NOT_FOUND, format!("run {} has no task {id:?}", run.id));
+        return Err(problem.because(known).hint(format!("mnemosyne show {}", run.id)));
+    };
+    if matches!(task.state, TaskState::Failed | TaskState::Conflict) {
+        return Ok(task.clone());
+    }
+    let problem =
+        refuse(codes::TASK_NOT_FAILED, format!("task {id} of run {} is {} and did not fail", run.id, task.state));
+    let failed = view.tasks.iter().find(|other| matches!(other.state, TaskState::Failed | TaskState::Conflict));
+    Err(match (task.state, failed) {
+        (TaskState::Accepted, _) => {
+            problem.because("what was accepted stays accepted").hint(format!("mnemosyne show {}", run.id))
+        }
+        (TaskState::Skipped, Some(failed)) => problem
+            .because("it waits for a task that failed, and is begun when that one is accepted")
+            .hint(format!("mnemosyne retry {} {}", run.id, failed.spec.id)),
+        _ => problem.because("it has attempts left").hint(format!("mnemosyne resume {}", run.id)),
+    })
+}
+
 /// `{code, message, reason, hint}`: the form of `error` in the summary.
 pub fn problem_value(problem: &Problem) -> Value {
     json!({"code": problem.code, "message": problem.message, "reason": problem.reason, "hint": problem.hint})
@@ -562,6 +628,23 @@ impl Step {
         }
     }
 
+    /// Skipped tasks that no longer wait for a lost one wait for their turn again.
+    fn unskip(&mut self) {
+        loop {
+            let lost: BTreeSet<&String> = self
+                .tasks
+                .iter()
+                .filter(|task| task.state.is_terminal() && task.state != TaskState::Accepted)
+                .map(|task| &task.spec.id)
+                .collect();
+            let next = self.tasks.iter().find(|task| {
+                task.state == TaskState::Skipped && !task.spec.depends_on.iter().any(|id| lost.contains(id))
+            });
+            let Some(task) = next.cloned() else { return };
+            self.put_task(Task { state: TaskState::Blocked, ..task });
+        }
+    }
+
     /// Ends the run when all its tasks have ended.
     fn settle(&mut self) {
         if self.run.state.is_terminal()
@@ -590,7 +673,12 @@ impl Step {
                 format!("{} of {} tasks were not accepted", not_accepted.len(), self.tasks.len()),
             )
             .because(clip(&not_accepted.join("; ")))
-            .hint(format!("mnemosyne show {}", self.run.id));
+            .hint(
+                match self.tasks.iter().find(|task| matches!(task.state, TaskState::Failed | TaskState::Conflict)) {
+                    Some(failed) => format!("mnemosyne show {} --evidence {}", self.run.id, failed.spec.id),
+                    None => format!("mnemosyne show {}", self.run.id),
+                },
+            );
             return self.fail_run(problem, Some(Phase::PlanToArtifacts));
         }
         let files: Vec<Value> =

@@ -61,6 +61,10 @@ pub mod codes {
     pub const ITEM_INVALID: Code = "MN-0117";
     /// A plan whose commands cannot fail.
     pub const PLAN_PROVES_NOTHING: Code = "MN-0120";
+    /// No such task in the run.
+    pub const TASK_NOT_FOUND: Code = "MN-0121";
+    /// A task that did not fail.
+    pub const TASK_NOT_FAILED: Code = "MN-0122";
     /// The store cannot be opened or written.
     pub const STORE_UNAVAILABLE: Code = "MN-0203";
     /// The store was written by a newer version.

@@ -27,6 +27,7 @@ pub enum EventKind {
     TaskAccepted,
     TaskFailed,
     TaskSkipped,
+    TaskRetried,
     RunPaused,
     RunResumed,
     RunCompleted,

@@ -19,7 +19,7 @@ pub mod state;
 pub mod window;
 pub mod work;
 
-pub use advance::{Advance, first_items, item_dead, next_items};
+pub use advance::{Advance, first_items, item_dead, next_items, retry_task};
 pub use eligible::{Candidate, Holding, eligible};
 pub use error::{Code, Problem, ProblemKind};
 pub use event::{Event, EventKind, NewEvent};

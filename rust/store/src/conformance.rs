@@ -369,6 +369,10 @@ macro_rules! conformance_tests {
                     an_interrupted_run_can_be_cancelled_from_anywhere,
                     a_workspace_has_one_live_run,
                     an_expired_lease_of_an_own_run_is_given_out_again,
+                    every_attempt_is_kept_with_all_that_was_seen_and_said,
+                    a_failed_task_gets_new_attempts_and_what_was_skipped_waits_again,
+                    a_retried_run_belongs_to_the_boot_that_retried_it,
+                    a_retry_that_cannot_be_is_refused_and_changes_nothing,
                 ]
             );
         }

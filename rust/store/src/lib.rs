@@ -28,7 +28,7 @@ pub mod types;
 pub mod conformance;
 
 use async_trait::async_trait;
-use mnemosyne_core::{Budget, Event, NewEvent, Problem, Run, RunState, Usage, WorkItem, WorkResult};
+use mnemosyne_core::{Attempt, Budget, Event, NewEvent, Problem, Run, RunState, Usage, WorkItem, WorkResult};
 use tokio::sync::watch;
 
 pub use clock::{Clock, timestamp};
@@ -64,6 +64,21 @@ pub trait Store: Send + Sync + 'static {
     /// given. Claims of the dead boot are released and charged to nobody. Refuses a
     /// terminal run (MN-0116), one whose boot lives (MN-0112, naming the pid), a busy workspace (MN-0113).
     async fn adopt_run(&self, run: &str, budget: Option<Budget>) -> Result<RunSnapshot, Problem>;
+
+    /// Gives a task that failed new attempts, with a person's word for their prompts, and takes its run over as
+    /// [`Store::adopt_run`] does (`core::retry_task`), in one transaction: `run_resumed`, then `task_retried`. Refuses an
+    /// unknown task (MN-0121), one that did not fail (MN-0122), a cancelled run (MN-0116), one whose boot lives (MN-0112),
+    /// a busy workspace (MN-0113).
+    async fn retry_task(
+        &self,
+        run: &str,
+        task: &str,
+        note: Option<String>,
+        budget: Option<Budget>,
+    ) -> Result<RunSnapshot, Problem>;
+
+    /// The attempts of a task that ended, oldest first, with all that was seen and said.
+    async fn attempts(&self, run: &str, task: &str) -> Result<Vec<Attempt>, Problem>;
 
     /// One run with all that a person asks about it.
     async fn run(&self, run: &str) -> Result<Option<RunSnapshot>, Problem>;

@@ -16,7 +16,7 @@ use crate::types::{
 };
 use crate::{Store, rules};
 use async_trait::async_trait;
-use mnemosyne_core::{ArtifactRef, Budget, Event, NewEvent, Problem, Run, RunState, Usage, WorkItem};
+use mnemosyne_core::{ArtifactRef, Attempt, Budget, Event, NewEvent, Problem, Run, RunState, Usage, WorkItem};
 use operations::Operation;
 use rows::{BootRow, Data};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -138,6 +138,22 @@ impl Store for MemoryStore {
 
     async fn adopt_run(&self, run: &str, budget: Option<Budget>) -> Result<RunSnapshot, Problem> {
         self.write(|operation| operation.adopt_run(run, budget))
+    }
+
+    async fn retry_task(
+        &self,
+        run: &str,
+        task: &str,
+        note: Option<String>,
+        budget: Option<Budget>,
+    ) -> Result<RunSnapshot, Problem> {
+        self.write(|operation| operation.retry_task(run, task, note.as_deref(), budget))
+    }
+
+    async fn attempts(&self, run: &str, task: &str) -> Result<Vec<Attempt>, Problem> {
+        let data = self.data();
+        let ended = data.runs.get(run).into_iter().flat_map(|row| &row.attempts);
+        Ok(ended.filter(|attempt| attempt.task == task).cloned().collect())
     }
 
     async fn run(&self, run: &str) -> Result<Option<RunSnapshot>, Problem> {

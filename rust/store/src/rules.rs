@@ -113,6 +113,14 @@ pub(crate) fn raise_budget(budget: &mut Budget, given: Option<Budget>) {
     }
 }
 
+/// A run as it goes on in another boot; its state is the caller's.
+pub(crate) fn taken_over(mut run: Run, boot: &str, budget: Option<Budget>) -> Run {
+    run.boot = Some(boot.to_owned());
+    run.resumes += 1;
+    raise_budget(&mut run.budget, budget);
+    run
+}
+
 /// A user's own item as it is stored.
 pub(crate) fn own_item(work: WorkItem) -> Result<Item, Problem> {
     if work.id.trim().is_empty() {

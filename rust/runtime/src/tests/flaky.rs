@@ -1,7 +1,7 @@
 //! A store that fails on demand: no result is lost to it.
 
 use super::*;
-use mnemosyne_core::{ArtifactRef, Problem, ProblemKind, Usage};
+use mnemosyne_core::{ArtifactRef, Attempt, Problem, ProblemKind, Usage};
 use mnemosyne_store::{
     ClaimRequest, Claimed, Completion, FinishStep, ItemJournal, ItemSnapshot, NewCommand, QueueCounts, Release,
     Released, Reserve, RunSnapshot, StartStep, StepRecord,
@@ -39,6 +39,18 @@ impl Store for Flaky {
     }
     async fn submit_run(&self, run: Run, key: Option<String>) -> Result<String, Problem> {
         self.inner.submit_run(run, key).await
+    }
+    async fn retry_task(
+        &self,
+        run: &str,
+        task: &str,
+        note: Option<String>,
+        budget: Option<Budget>,
+    ) -> Result<RunSnapshot, Problem> {
+        self.inner.retry_task(run, task, note, budget).await
+    }
+    async fn attempts(&self, run: &str, task: &str) -> Result<Vec<Attempt>, Problem> {
+        self.inner.attempts(run, task).await
     }
     async fn adopt_run(&self, run: &str, budget: Option<Budget>) -> Result<RunSnapshot, Problem> {
         self.inner.adopt_run(run, budget).await

@@ -2,10 +2,11 @@
 
 use super::{World, code, planned, prompted, request, step};
 use crate::LEASE_MS;
-use crate::types::{EventQuery, StepState};
+use crate::types::{Completion, EventQuery, StepState};
 use mnemosyne_core::error::codes;
 use mnemosyne_core::{
-    AgentRole, Budget, EventKind, ItemState, NewEvent, PhaseState, Problem, ProblemKind, Run, RunState, TaskState,
+    AgentRole, Budget, EventKind, ItemKind, ItemState, NewEvent, Phase, PhaseState, Problem, ProblemKind, Run,
+    RunState, TaskState, WorkResult,
 };
 use serde_json::json;
 
@@ -192,4 +193,111 @@ pub async fn an_expired_lease_of_an_own_run_is_given_out_again(world: World) {
     let again = world.store.claim(request(AgentRole::Orchestrator, 2)).await.unwrap().unwrap();
     assert_eq!((again.item.epoch, again.item.crashes), (2, 1));
     assert_eq!(world.store.start_step(step(&again, "x")).await.unwrap(), 1);
+}
+
+/// Rejects a task, named by its place in the plan, until its attempts are used up; does everything else.
+async fn fail(world: &World, task: &str) {
+    while let Some(claimed) = world.any().await {
+        if claimed.task.as_ref().map(|task| task.spec.id.as_str()) == Some(task)
+            && claimed.item.kind == ItemKind::Review
+        {
+            let no = json!({"passed": false, "feedback": format!("no {}", claimed.item.work.attempt)});
+            let result = WorkResult::success(no.as_object().cloned().unwrap());
+            let result = WorkResult { evidence: vec![json!({"exit_code": 1})], ..result };
+            world.store.complete(Completion::new(&claimed, result)).await.unwrap();
+        } else {
+            world.complete(&claimed).await;
+        }
+    }
+}
+
+async fn states(world: &World, run: &str) -> Vec<TaskState> {
+    let snapshot = world.store.run(run).await.unwrap().unwrap();
+    snapshot.tasks.iter().map(|task| task.state).collect()
+}
+
+pub async fn every_attempt_is_kept_with_all_that_was_seen_and_said(world: World) {
+    let run = world.submit_run(planned("r-1", &[("a", &[], "a")])).await;
+    fail(&world, "a").await;
+    let attempts = world.store.attempts(&run, "a").await.unwrap();
+    let numbers: Vec<u32> = attempts.iter().map(|attempt| attempt.attempt).collect();
+    assert_eq!(numbers, [1, 2, 3]);
+    for attempt in &attempts {
+        assert_eq!((attempt.verdict.as_str(), attempt.commit.as_deref()), ("rejected", Some("c1")));
+        assert_eq!(attempt.feedback, Some(format!("no {}", attempt.attempt)));
+        assert_eq!(attempt.evidence, [json!({"exit_code": 1})]);
+        assert_eq!(attempt.review.as_ref().unwrap()["passed"], false);
+    }
+    assert!(world.store.attempts(&run, "b").await.unwrap().is_empty());
+    assert!(world.store.attempts("r-2", "a").await.unwrap().is_empty());
+}
+
+pub async fn a_failed_task_gets_new_attempts_and_what_was_skipped_waits_again(world: World) {
+    let plan = [("a", &[] as &[&str], "a"), ("b", &["a"], "b"), ("c", &["b"], "c"), ("d", &[], "d")];
+    let run = world.submit_run(planned("r-1", &plan)).await;
+    fail(&world, "a").await;
+    assert_eq!(
+        states(&world, &run).await,
+        [TaskState::Failed, TaskState::Skipped, TaskState::Skipped, TaskState::Accepted]
+    );
+    let last = world.all_events().await.len() as u64;
+    let snapshot = world.store.retry_task(&run, "a", Some("use the other file".into()), None).await.unwrap();
+    assert_eq!((snapshot.run.state, snapshot.run.ended_at, snapshot.run.error), (RunState::Running, None, None));
+    let phase = snapshot.phases.iter().find(|phase| phase.name == Phase::PlanToArtifacts).unwrap();
+    assert_eq!((phase.state, phase.ended_at), (PhaseState::Running, None));
+    assert_eq!(
+        states(&world, &run).await,
+        [TaskState::Ready, TaskState::Blocked, TaskState::Blocked, TaskState::Accepted]
+    );
+    let query = EventQuery { since: last, ..EventQuery::default() };
+    let events = world.store.events(query).await.unwrap();
+    let kinds: Vec<EventKind> = events.iter().map(|event| event.event.kind).collect();
+    assert_eq!(kinds, [EventKind::RunResumed, EventKind::TaskRetried]);
+    assert_eq!(events[1].event.data["note"], "use the other file");
+    let first = world.any().await.unwrap();
+    assert_eq!((first.item.kind, first.item.work.attempt), (ItemKind::Optimize, 4));
+    assert_eq!(first.item.work.context["note"], "use the other file");
+    assert_eq!(first.item.work.context["tried"].as_array().unwrap().len(), 3);
+    assert_eq!(first.item.work.context["rejected_commit"], "c1", "what was done is where it starts");
+    world.complete(&first).await;
+    world.walk().await;
+    assert_eq!(states(&world, &run).await, [TaskState::Accepted; 4]);
+    assert_eq!(world.store.run(&run).await.unwrap().unwrap().run.state, RunState::Done);
+}
+
+pub async fn a_retried_run_belongs_to_the_boot_that_retried_it(world: World) {
+    let run = world.submit_run(planned("r-1", &[("a", &[], "a")])).await;
+    fail(&world, "a").await;
+    let other = world.boot();
+    let more = Budget { usd: None, tokens: Some(200) };
+    let snapshot = other.retry_task(&run, "a", None, Some(more)).await.unwrap();
+    assert_eq!((snapshot.run.boot.as_deref(), snapshot.run.resumes), (Some(other.boot()), 1));
+    assert_eq!(snapshot.run.budget.tokens, Some(200));
+    assert!(world.any().await.is_none());
+    assert!(other.claim(request(AgentRole::Optimizer, 1)).await.unwrap().is_some());
+    assert_eq!(code(world.store.retry_task(&run, "a", None, None).await), "MN-0112", "it lives");
+}
+
+pub async fn a_retry_that_cannot_be_is_refused_and_changes_nothing(world: World) {
+    let run = world.submit_run(planned("r-1", &[("a", &[], "a"), ("b", &["a"], "b"), ("c", &[], "c")])).await;
+    assert_eq!(code(world.store.retry_task(&run, "a", None, None).await), "MN-0112");
+    fail(&world, "a").await;
+    let events = world.all_events().await.len();
+    assert_eq!(code(world.store.retry_task("r-2", "a", None, None).await), "MN-0110");
+    assert_eq!(code(world.store.retry_task(&run, "z", None, None).await), "MN-0121");
+    let skipped = world.store.retry_task(&run, "b", None, None).await.unwrap_err();
+    assert_eq!((skipped.code.as_str(), skipped.hint.as_str()), ("MN-0122", "mnemosyne retry r-1 a"));
+    assert_eq!(code(world.store.retry_task(&run, "c", None, None).await), "MN-0122", "it was accepted");
+    let busy = Run { workspace: "/workspace/r-1".into(), ..prompted("r-3") };
+    world.submit_run(busy).await;
+    assert_eq!(code(world.store.retry_task(&run, "a", None, None).await), "MN-0113");
+    world.store.cancel_run("r-3", "no").await.unwrap();
+    let snapshot = world.store.run(&run).await.unwrap().unwrap();
+    assert_eq!((snapshot.run.state, snapshot.run.resumes), (RunState::Failed, 0));
+    let own = |event: &&mnemosyne_core::Event| event.event.run.as_deref() == Some("r-1");
+    let all = world.all_events().await;
+    assert_eq!(all.iter().filter(own).count(), all[..events].iter().filter(own).count());
+    let cancelled = world.submit_run(planned("r-4", &[("a", &[], "a")])).await;
+    world.store.cancel_run(&cancelled, "no").await.unwrap();
+    assert_eq!(code(world.store.retry_task(&cancelled, "a", None, None).await), "MN-0116");
 }

@@ -11,7 +11,7 @@ use mnemosyne_core::advance::{self, View};
 use mnemosyne_core::record::accepted_commands;
 use mnemosyne_core::{
     Advance, ArtifactRef, Budget, Candidate, Event, Holding, Item, ItemKind, ItemState, NewEvent, Problem, Run,
-    RunState, Task, TaskState, Usage, WorkItem, eligible, first_items, item_dead, next_items,
+    RunState, Task, TaskState, Usage, WorkItem, eligible, first_items, item_dead, next_items, retry_task,
 };
 
 /// One write under the lock.
@@ -53,27 +53,49 @@ impl Operation<'_> {
     }
 
     pub(super) fn adopt_run(&mut self, id: &str, budget: Option<Budget>) -> Result<RunSnapshot, Problem> {
-        let row = self.data.runs.get(id).ok_or_else(|| rules::no_such_run(id))?;
-        if row.run.state.is_terminal() {
-            return Err(rules::run_ended(&row.run));
+        let run = self.data.runs.get(id).ok_or_else(|| rules::no_such_run(id))?.run.clone();
+        if run.state.is_terminal() {
+            return Err(rules::run_ended(&run));
         }
-        // A run that was stopped lives nowhere, even if the process that stopped it does.
-        if let Some(boot) = row.run.boot.as_deref().filter(|boot| !self.data.is_dead(boot))
-            && rules::is_under_way(row.run.state)
-        {
-            return Err(rules::run_lives(id, self.data.boots.get(boot).map(|row| row.pid)));
-        }
-        self.refuse_busy_workspace(&row.run.workspace.clone(), id)?;
-        let boot = self.boot.to_owned();
+        self.refuse_living(&run)?;
+        let run = Run { state: RunState::Running, error: None, ..rules::taken_over(run, self.boot, budget) };
+        let event = rules::resumed_event(&run);
         if let Some(row) = self.data.runs.get_mut(id) {
-            row.run.boot = Some(boot.clone());
-            row.run.resumes += 1;
-            row.run.state = RunState::Running;
-            row.run.error = None;
-            rules::raise_budget(&mut row.run.budget, budget);
-            row.boots.insert(boot);
-            let event = rules::resumed_event(&row.run);
-            self.emit([event]);
+            row.run = run;
+        }
+        self.emit([event]);
+        self.free(id)
+    }
+
+    pub(super) fn retry_task(
+        &mut self,
+        id: &str,
+        task: &str,
+        note: Option<&str>,
+        budget: Option<Budget>,
+    ) -> Result<RunSnapshot, Problem> {
+        let run = self.data.runs.get(id).ok_or_else(|| rules::no_such_run(id))?.run.clone();
+        self.refuse_living(&run)?;
+        let run = rules::taken_over(run, self.boot, budget);
+        let advance = self.with_view(Some(id), |view| retry_task(View { run: &run, ..view }, task, note))?;
+        self.apply(Some(id), None, advance);
+        self.free(id)
+    }
+
+    fn refuse_living(&self, run: &Run) -> Result<(), Problem> {
+        // A run that was stopped lives nowhere, even if the process that stopped it does.
+        if let Some(boot) = run.boot.as_deref().filter(|boot| !self.data.is_dead(boot))
+            && rules::is_under_way(run.state)
+        {
+            return Err(rules::run_lives(&run.id, self.data.boots.get(boot).map(|row| row.pid)));
+        }
+        self.refuse_busy_workspace(&run.workspace, &run.id)
+    }
+
+    /// The run is this boot's: what the boot before held or was told is not.
+    fn free(&mut self, id: &str) -> Result<RunSnapshot, Problem> {
+        if let Some(row) = self.data.runs.get_mut(id) {
+            row.boots.insert(self.boot.to_owned());
         }
         // A cancel that the dead process never read was meant for that process: the user has asked to go on since.
         for row in self.data.commands.iter_mut().filter(|row| row.command.run == id) {

@@ -45,7 +45,6 @@ pub(super) struct RunRow {
     pub(super) run: Run,
     pub(super) phases: Vec<PhaseRecord>,
     pub(super) tasks: Vec<Task>,
-    /// Kept as the database keeps them; nothing reads them yet.
     pub(super) attempts: Vec<Attempt>,
     pub(super) boots: BTreeSet<String>,
     /// Of settled reservations and steps.

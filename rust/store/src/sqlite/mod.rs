@@ -26,7 +26,7 @@ use crate::types::{
 };
 use async_trait::async_trait;
 use failure::Failure;
-use mnemosyne_core::{ArtifactRef, Budget, Event, NewEvent, Problem, Run, RunState, Usage, WorkItem};
+use mnemosyne_core::{ArtifactRef, Attempt, Budget, Event, NewEvent, Problem, Run, RunState, Usage, WorkItem};
 use reader::{Read, Reader};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
@@ -206,6 +206,22 @@ impl Store for SqliteStore {
     async fn adopt_run(&self, run: &str, budget: Option<Budget>) -> Result<RunSnapshot, Problem> {
         let run = run.to_owned();
         self.write(move |write| write::adopt_run(write, &run, budget)).await
+    }
+
+    async fn retry_task(
+        &self,
+        run: &str,
+        task: &str,
+        note: Option<String>,
+        budget: Option<Budget>,
+    ) -> Result<RunSnapshot, Problem> {
+        let (run, task) = (run.to_owned(), task.to_owned());
+        self.write(move |write| write::retry_task(write, &run, &task, note.as_deref(), budget)).await
+    }
+
+    async fn attempts(&self, run: &str, task: &str) -> Result<Vec<Attempt>, Problem> {
+        let (run, task) = (run.to_owned(), task.to_owned());
+        self.read(move |connection| rows::attempts(connection, &run, &task)).await
     }
 
     async fn run(&self, run: &str) -> Result<Option<RunSnapshot>, Problem> {

@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use crate::rules::{self, Holder};
 use crate::types::{Amount, ItemSnapshot, QueueCounts, RunSnapshot, StepRecord, StepState};
-use mnemosyne_core::{Item, PhaseRecord, Problem, Run, Task, Usage};
+use mnemosyne_core::{Attempt, Item, PhaseRecord, Problem, Run, Task, Usage};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -98,6 +98,18 @@ pub(crate) fn tasks(connection: &Connection, run: &str) -> Result<Vec<Task>, Fai
         tasks.push(json(row, 0)?);
     }
     Ok(tasks)
+}
+
+/// The attempts of a task that ended, oldest first.
+pub(crate) fn attempts(connection: &Connection, run: &str, task: &str) -> Result<Vec<Attempt>, Failure> {
+    let mut statement =
+        connection.prepare_cached("SELECT record FROM attempts WHERE run = ?1 AND task = ?2 ORDER BY attempt")?;
+    let mut rows = statement.query([run, task])?;
+    let mut attempts = Vec::new();
+    while let Some(row) = rows.next()? {
+        attempts.push(json(row, 0)?);
+    }
+    Ok(attempts)
 }
 
 /// A run's phases, in the order of the protocol.

@@ -9,20 +9,24 @@ use mnemosyne_core::{Budget, Run, RunState};
 use rusqlite::params;
 
 pub(crate) fn adopt_run(write: &Write<'_>, id: &str, budget: Option<Budget>) -> Result<RunSnapshot, Failure> {
-    let mut run = rows::run(write.connection, id)?.ok_or_else(|| rules::no_such_run(id))?;
-    refuse(write, &run)?;
-    run.boot = Some(write.boot.to_owned());
-    run.resumes += 1;
-    run.state = RunState::Running;
-    run.error = None;
-    rules::raise_budget(&mut run.budget, budget);
+    let run = rows::run(write.connection, id)?.ok_or_else(|| rules::no_such_run(id))?;
+    if run.state.is_terminal() {
+        return Err(rules::run_ended(&run).into());
+    }
+    refuse_living(write, &run)?;
+    let run = Run { state: RunState::Running, error: None, ..rules::taken_over(run, write.boot, budget) };
     let resumed = rules::resumed_event(&run);
     apply::put_run(write, run)?;
+    // First, so that `resume` can begin to show events at this one.
+    events::append(write, &[resumed])?;
+    free(write, id)
+}
+
+/// The run is this boot's: what the boot before held or was told is not.
+pub(super) fn free(write: &Write<'_>, id: &str) -> Result<RunSnapshot, Failure> {
     write.execute("INSERT OR IGNORE INTO run_boots (run, boot) VALUES (?1, ?2)", params![id, write.boot])?;
     // A cancel that the dead process never read was meant for that process: the user has asked to go on since.
     write.execute("UPDATE commands SET taken_by = ?2 WHERE run = ?1 AND taken_by IS NULL", params![id, write.boot])?;
-    // First, so that `resume` can begin to show events at this one.
-    events::append(write, &[resumed])?;
     let running = "SELECT id FROM items WHERE run = ?1 AND state = 'running' ORDER BY arrival";
     for item in rows::texts(write.connection, running, [id])? {
         claims::release_of_killed_run(write, &item)?;
@@ -30,10 +34,7 @@ pub(crate) fn adopt_run(write: &Write<'_>, id: &str, budget: Option<Budget>) -> 
     Ok(rows::snapshot(write.connection, id)?.ok_or_else(|| rules::no_such_run(id))?)
 }
 
-fn refuse(write: &Write<'_>, run: &Run) -> Result<(), Failure> {
-    if run.state.is_terminal() {
-        return Err(rules::run_ended(run).into());
-    }
+pub(super) fn refuse_living(write: &Write<'_>, run: &Run) -> Result<(), Failure> {
     // A run that was stopped lives nowhere, even if the process that stopped it does.
     if let Some(boot) = run.boot.as_deref().filter(|boot| !write.is_dead(boot))
         && rules::is_under_way(run.state)
