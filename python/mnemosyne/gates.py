@@ -330,11 +330,10 @@ def _red(evidence: Sequence[Evidence]) -> list[str]:
 
 
 def _rewritten(touched: Collection[ChangedTest], red: Sequence[Evidence]) -> str:
-    listing = "\n".join(f"{one.change} {one.path}" for one in touched if one.protected)
+    listing = ", ".join(f"{one.change} {one.path}" for one in touched if one.protected)
     outputs = "\n\n".join(_red(red))
     return (
-        "Tests that a change rewrote, deleted, skipped or weakened do not count for it. This change touched:\n"
-        f"{listing}\n"
+        f"Tests that a change rewrote, deleted, skipped or weakened do not count for it: {listing}.\n"
         f"With these as they were before the change, it fails:\n\n{outputs}\n\n"
         "They have been put back into the tree of the next attempt: leave them, and make the code pass them. Show "
         "what is new in a test file of its own. If one of them contradicts the task, say so and leave it: changing it "
