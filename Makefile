@@ -2,6 +2,11 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 
+# `PYTHON=python3.12 make bench-bridge` measures on that interpreter; everything else runs on the one of .venv.
+ifeq ($(origin PYTHON),environment)
+MEASURED_PYTHON := $(PYTHON)
+endif
+
 BASE_PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV        := $(CURDIR)/.venv
 PYTHON      := $(VENV)/bin/python
@@ -117,6 +122,15 @@ bench-upcalls: build ## what one call of an agent's context costs, beside a plai
 .PHONY: soak-bridge
 soak-bridge: build ## 1,000,000 items through one bridge; nothing may be left behind
 	$(PYTHON) tests/bench/soak_bridge.py
+
+MEASURED_PYTHON ?= $(PYTHON)
+.PHONY: bench-bridge
+bench-bridge: $(VENV)/.tools ## the bridge beside asyncio and bare threads, from the release wheel; PYTHON=python3.12 for another one
+	@rm -rf target/bench/bridge-wheel
+	$(VENV)/bin/maturin build --release --quiet --features bench --out target/bench/bridge-wheel
+	$(MEASURED_PYTHON) -m venv --clear target/bench/bridge-venv
+	target/bench/bridge-venv/bin/python -m pip install --quiet target/bench/bridge-wheel/*.whl
+	@target/bench/bridge-venv/bin/python tests/bench/bridge.py $(ROUNDS)
 
 .PHONY: ci
 ci: ## what runs on every change

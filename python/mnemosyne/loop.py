@@ -3,6 +3,9 @@
 Rust calls :func:`run` on a thread of its own, attached for life inside one ``spawn_blocking`` call (GIL-1), and sends
 messages: start an agent, stop it, work, cancel. Every item is one task with a context of its own. What a task raises is
 an outcome, never the end of the loop: ``SystemExit`` from an agent, or from a task that it started, is its own error.
+
+What only harnessed work needs (pydantic, the harness, the SDK) is imported when the first of it comes: a process that
+begins with a simple agent must not wait for it.
 """
 
 from __future__ import annotations
@@ -11,19 +14,23 @@ import asyncio
 import atexit
 import contextlib
 import contextvars
+import faulthandler
+import functools
+import inspect
 import itertools
+import logging
+import os
+import sys
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
-
-from pydantic import JsonValue
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from mnemosyne import _core
 from mnemosyne.agents.agent_factory import make_agent
-from mnemosyne.agents.context import AgentContext, LocalUpcalls, RunInfo
-from mnemosyne.agents.stages import Services, run_item
+from mnemosyne.agents.base_agent import blamed, check_result, work_at_hand
+from mnemosyne.eager import new_event_loop, start_task
 from mnemosyne.errors import (
     AgentUnavailable,
     BudgetExceeded,
@@ -35,25 +42,33 @@ from mnemosyne.errors import (
     ModelRefused,
 )
 from mnemosyne.mailbox import Mailbox, keep_exception
-from mnemosyne.models import Acceptance, PlanTask, WorkItem
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from mnemosyne.agents.base_agent import AgentExecutionMixin
+    from mnemosyne.agents.context import AgentContext
+    from mnemosyne.agents.stages import Services
     from mnemosyne.workspace import Workspace
+
+    Json = dict[str, JsonValue]
 
 __all__ = ["hide", "register", "run"]
 
-Json = dict[str, JsonValue]
 _Kept = TypeVar("_Kept")
-_Result = TypeVar("_Result")
 
-HEARTBEAT_SECONDS = 5.0
-CLOSE_SECONDS = 2.0  # for an agent's own close()
+BEAT_SECONDS = 1.0
+LAG_LIMIT_SECONDS = 5.0  # without a beat: all stacks are written, the loop is suspect; twice as long: it is left behind
+CLOSE_SECONDS = 2.0  # for cancelled work, then for the agents' own close()
+LEFT_SECONDS = 0.5  # for tasks that agents started and left
+GRACE_SECONDS = 5.0  # for a plain function whose item was cancelled; the runtime abandons the item after the same time
 _TRACEBACK_LENGTH = 8_000  # characters that travel with an error; the whole exception stays in Python
 
 _numbers = itertools.count(1)
 _registered: dict[str, type] = {}  # kept for good: an agent may be made again as long as its tree lives
 _hidden: dict[str, str] = {}
+_loops: dict[int, _Loop] = {}  # that live, by the number that Rust knows them by
+_plain_calls: dict[int, _PlainCall] = {}  # that have not begun
 
 
 def register(agent: type) -> str:
@@ -93,7 +108,28 @@ class _Host:
     directory: Path | None
 
 
-_Key = tuple[int, str, int]  # host, agent, generation
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """One generation of one agent."""
+
+    agent: AgentExecutionMixin
+    host: _Host
+    agent_id: str
+    generation: int
+    name: str
+    """Of its class, for errors."""
+    alone: bool
+    """Direct work needs nothing of the harness: the agent is only a coroutine function."""
+
+
+@dataclass(slots=True)
+class _PlainCall:
+    """A plain function on its way through the pool."""
+
+    function: Callable[[], object]
+    ended: asyncio.Future[None]
+    value: object = None
+    error: BaseException | None = None
 
 
 class _Upcalls:
@@ -104,7 +140,7 @@ class _Upcalls:
 
     async def call(self, request: Json) -> JsonValue:
         answer = await self._mailbox.call(lambda _port, ticket: self._side.upcall(ticket, self._host, request))
-        return cast(JsonValue, answer)
+        return cast("JsonValue", answer)
 
     def notify(self, request: Json) -> None:
         self._side.notify(self._host, request)
@@ -116,64 +152,181 @@ class _Loop:
     def __init__(self, side: _core.AgentLoop) -> None:
         self._loop = asyncio.get_running_loop()
         self._side = side
-        self._mailbox = Mailbox(self._loop, side.port, self._receive)
-        self._agents: dict[_Key, tuple[AgentExecutionMixin, _Host]] = {}
-        self._work: dict[int, asyncio.Task[Json]] = {}
+        self._port = side.port
+        self._mailbox = Mailbox(self._loop, side.port, self._read)
+        self._seats: dict[int, _Seat] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}  # by slot, of items that took more than their first step
+        self._contexts: dict[int, AgentContext] = {}  # by slot; of direct work whose agent asked for one
+        self._plain_calls: dict[int, _PlainCall] = {}
         self._others: set[asyncio.Task[None]] = set()
-        self._outcomes: list[tuple[int, JsonValue]] = []
+        self._flush_is_due = False
         self._services: Services | None = None
         self._ended = asyncio.Event()
+        _loops[side.id] = self
 
     async def live(self) -> None:
-        """Beat until Rust says that it is over; then cancel, close, and leave."""
+        """Work until Rust says that it is over; then cancel, close, and leave."""
+        self._beat(self._loop.time())
         while not self._ended.is_set():
-            self._side.heartbeat()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), HEARTBEAT_SECONDS)
-        tasks: list[asyncio.Task[Json] | asyncio.Task[None]] = [*self._work.values(), *self._others]
-        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):  # an agent that cancels whatever it finds
+                await self._ended.wait()
+        tasks = [*self._tasks.values(), *self._others]
+        for slot in list(self._tasks):
+            self._cancel(slot, "the loop ends")
+        for task in self._others:
             task.cancel("the loop ends")
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
-        await asyncio.gather(*(_close(agent) for agent, _ in self._agents.values()))
-        self._flush()
+        await asyncio.gather(*(_close(seat.agent) for seat in self._seats.values()))
+        self._side.flush()
         self._mailbox.close()
+        _loops.pop(self._side.id, None)
 
-    def _receive(self, kind: str, number: int, payload: object) -> None:
+    def _beat(self, due: float) -> None:
+        """Say that the loop goes on, and arm what writes all stacks should it not do so again in time."""
+        now = self._loop.time()
+        self._side.heartbeat(now - due, LAG_LIMIT_SECONDS)
+        if not self._ended.is_set():
+            _arm(BEAT_SECONDS + LAG_LIMIT_SECONDS)
+            self._loop.call_later(BEAT_SECONDS, self._beat, now + BEAT_SECONDS)
+
+    def slot_at_work(self) -> int | None:
+        """Return the slot whose item holds the loop right now; called from another thread."""
+        task = asyncio.current_task(self._loop)
+        for slot, known in list(self._tasks.items()):
+            if known is task:
+                return slot
+        # An eager task is at work before it is known; its frame is.
+        coroutine: Any = task.get_coro() if task is not None else None
+        if getattr(coroutine, "cr_code", None) in (_Loop._direct.__code__, _Loop._claimed.__code__):
+            return cast("int | None", coroutine.cr_frame.f_locals.get("slot") if coroutine.cr_frame else None)
+        return None
+
+    async def run_blocking(self, function: Callable[[], object]) -> object:
+        """Run a plain function in the pool, in a copy of this context. Cancelled before it began, it never begins.
+
+        Raises:
+            BaseException: What it raised.
+        """
+        call = _PlainCall(functools.partial(contextvars.copy_context().run, function), self._loop.create_future())
+        number = next(_numbers)
+        _plain_calls[number] = self._plain_calls[number] = call
+        self._side.run_plain(number)
+        try:
+            await asyncio.wait([call.ended])
+        except asyncio.CancelledError:
+            begun = _plain_calls.pop(number, None) is None
+            if begun:  # it cannot be stopped: it may end by itself, for a while
+                await asyncio.wait([call.ended], timeout=GRACE_SECONDS)
+            if begun and not call.ended.done():
+                self._side.leave_behind(number)
+            raise
+        finally:
+            self._plain_calls.pop(number, None)
+        if call.error is not None:
+            raise call.error
+        return call.value
+
+    def _read(self) -> None:
+        """Take one tick of messages; see ``rust/bridge/src/port.rs`` for what ends it."""
+        # Whatever ends in here is handed back together.
+        self._flush_is_due = True
+        for kind, number, seat, payload in self._port:
+            if kind == "direct":
+                self._begin(number, self._direct(number, seat, payload))
+            else:
+                self._receive(kind, number, seat, payload)
+        self._flush()
+
+    def _receive(self, kind: str, number: int, seat: int, payload: Any) -> None:
         match kind:
-            case "work":
-                task = self._task(self._perform(cast(Json, payload)))
-                self._work[number] = task
-                task.add_done_callback(lambda done: self._performed(number, done))
+            case "value" | "error":
+                self._mailbox.answer(kind, number, payload)
+            case "claimed":
+                self._begin(number, self._claimed(number, seat, payload))
+            case "unbegun":
+                self._side.completed(number, {"kind": "cancelled"})
             case "cancel":
-                working = self._work.get(number)
-                if working is not None:
-                    working.cancel(str(payload))
+                self._cancel(number, str(payload))
             case "start":
-                self._aside(self._start(number, cast(Json, payload)))
+                self._aside(self._start(number, seat, payload))
             case "stop":
-                self._aside(self._stop(number, cast(Json, payload)))
+                self._aside(self._stop(number, seat))
+            case "ran":
+                call = self._plain_calls.get(number)
+                if call is not None and not call.ended.done():
+                    call.ended.set_result(None)
+            case "log":
+                for record in payload:
+                    _log(*record)
+            case "undeliverable":
+                self._undeliverable(number, *payload)
             case _:
                 self._ended.set()
 
-    def _task(self, work: Coroutine[object, object, _Result]) -> asyncio.Task[_Result]:
-        # A context of its own: what one item sets, another must not see.
-        return self._loop.create_task(work, context=contextvars.Context())
+    def _begin(self, slot: int, work: Coroutine[object, object, None]) -> None:
+        """Start one item as a task with a context of its own: what one item sets, another must not see.
+
+        The first step is done here and now. Most items that take no time end in it, and are never scheduled at all.
+        """
+        try:
+            task = start_task(work, self._loop, contextvars.Context())
+        except BaseException as error:  # no memory, too deep a recursion: the item's failure, not the loop's
+            work.close()
+            self._side.completed(slot, _failure(error, claimed=False))
+            return
+        if not task.done():
+            self._tasks[slot] = task
+
+    def _cancel(self, slot: int, reason: str) -> None:
+        task = self._tasks.get(slot)  # none: it has ended; one that had not begun was withdrawn in the port
+        if task is not None:
+            task.cancel(reason)
+
+    def _reported(self, slot: int) -> None:
+        self._tasks.pop(slot, None)
+        if self._contexts:
+            self._contexts.pop(slot, None)
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Hand over all outcomes since the last time in one call."""
+        self._flush_is_due = False
+        self._side.flush()
+
+    def _undeliverable(self, number: int, kind: str, reason: str) -> None:
+        error = RuntimeError(f"a message of kind {kind!r} could not be delivered: {reason}")
+        match kind:
+            case "direct" | "claimed":
+                self._side.completed(number, _failure(error, claimed=kind == "claimed"))
+            case "start" | "stop":
+                self._side.started(number, _described(error, permanent=False))
+            case _:
+                self._mailbox.answer("undeliverable", number, str(error))
 
     def _aside(self, work: Coroutine[object, object, None]) -> None:
-        task = self._task(work)
+        task = self._loop.create_task(work, context=contextvars.Context())
         self._others.add(task)
         task.add_done_callback(self._others.discard)
 
-    async def _start(self, ticket: int, start: Json) -> None:
+    async def _start(self, ticket: int, seat: int, start: Json) -> None:
         try:
-            host = cast(Json, start["host"])
+            host = cast("Json", start["host"])
             directory = host["directory"]
             known = _Host(cast(int, host["id"]), str(host["boot"]), Path(str(directory)) if directory else None)
-            source = cast(Json, start["source"])
+            source = cast("Json", start["source"])
             cls = _registered[str(source["registered"])] if "registered" in source else str(source["import"])
-            agent = make_agent(cls, _revealed(cast(Json, start["config"])))
-            self._agents[(known.id, str(start["agent_id"]), cast(int, start["generation"]))] = agent, known
+            agent = make_agent(cls, _revealed(cast("Json", start["config"])))
+            self._seats[seat] = _Seat(
+                agent,
+                known,
+                str(start["agent_id"]),
+                cast(int, start["generation"]),
+                type(agent).__name__,
+                inspect.iscoroutinefunction(agent.execute_work) and not _is_claude(agent),
+            )
         except BaseException as error:
             permanent = isinstance(error, AgentUnavailable | InvalidInput | KeyError)
             self._side.started(ticket, _described(error, permanent=permanent))
@@ -182,41 +335,79 @@ class _Loop:
         else:
             self._side.started(ticket, None)
 
-    async def _stop(self, ticket: int, stop: Json) -> None:
-        key = (cast(int, stop["host"]), str(stop["agent_id"]), cast(int, stop["generation"]))
-        found = self._agents.pop(key, None)
+    async def _stop(self, ticket: int, seat: int) -> None:
+        found = self._seats.pop(seat, None)
         if found is not None:
-            await _close(found[0])
+            await _close(found.agent)
         self._side.started(ticket, None)
 
-    async def _perform(self, assignment: Json) -> Json:
+    def make_context(self, slot: int, seat: int) -> AgentContext:
+        """Make the context of direct work from the item as Rust has it: the agent may have changed the dict it got.
+
+        Raises:
+            LookupError: The work has ended.
+        """
+        from mnemosyne.agents.context import AgentContext, LocalUpcalls
+        from mnemosyne.models import WorkItem
+
+        made = self._contexts.get(slot)
+        if made is None:
+            item = self._side.item(slot)
+            if item is None:
+                raise LookupError("the work has ended")
+            known = self._seats[seat]
+            made = AgentContext(
+                WorkItem.model_validate(item),
+                agent_id=known.agent_id,
+                generation=known.generation,
+                upcalls=LocalUpcalls(),
+            )
+            made.config = known.agent.config
+            made.run_blocking = self.run_blocking
+            made = self._contexts.setdefault(slot, made)  # another thread of the agent may have been faster
+        return made
+
+    async def _direct(self, slot: int, seat: int, work: dict[str, Any]) -> None:
+        """Do direct work and report it. No harness stands around it, so an agent that needs none is simply called."""
         try:
-            return await self._outcome(assignment)
+            known = self._seats[seat]
+            if not known.alone or "tree" in work["context"]:
+                result = await self._in_harness(known, self.make_context(slot, seat))
+                self._side.completed(slot, {"kind": "result", "result": result})
+            else:
+                work_at_hand((self, slot, seat))
+                try:
+                    returned: object = await known.agent.execute_work(work)
+                except BaseException as error:
+                    self._side.completed(slot, _failure(blamed(known.name, error), claimed=False))
+                else:
+                    if not self._side.returned(slot, returned):
+                        whole = check_result(known.name, returned)
+                        self._side.completed(slot, {"kind": "result", "result": whole})
         except BaseException as error:  # nothing that an agent raises may end the loop
-            return _failure(error, claimed=bool(assignment["claimed"]))
+            self._side.completed(slot, _failure(error, claimed=False))
+        self._reported(slot)
 
-    def _performed(self, number: int, task: asyncio.Task[Json]) -> None:
-        self._work.pop(number, None)
-        # Only a task that was cancelled before its first step ends as cancelled.
-        self._outcomes.append((number, {"kind": "cancelled"} if task.cancelled() else task.result()))
-        if len(self._outcomes) == 1:
-            self._loop.call_soon(self._flush)
+    async def _claimed(self, slot: int, seat: int, assignment: Json) -> None:
+        """Work on a claimed item, harness and all, and report it."""
+        try:
+            known = self._seats[seat]
+            context = _context(assignment, known, _Upcalls(self._side, self._mailbox, known.host.id))
+            context.run_blocking = self.run_blocking
+            result = await self._in_harness(known, context)
+            self._side.completed(slot, {"kind": "result", "result": result})
+        except BaseException as error:  # nothing that an agent raises may end the loop
+            self._side.completed(slot, _failure(error, claimed=True))
+        self._reported(slot)
 
-    async def _outcome(self, assignment: Json) -> Json:
-        host = cast(int, assignment["host"])
-        key = (host, str(assignment["agent_id"]), cast(int, assignment["generation"]))
-        found = self._agents.get(key)
-        if found is None:
-            raise AgentUnavailable(f"{key[1]} of generation {key[2]} is not here")
-        agent, known = found
-        claimed = bool(assignment["claimed"])
-        upcalls = _Upcalls(self._side, self._mailbox, host) if claimed else LocalUpcalls()
-        context = _context(assignment, upcalls)
-        result = await run_item(agent, context, self._services_of(known))
-        return {"kind": "result", "result": result}
+    async def _in_harness(self, seat: _Seat, context: AgentContext) -> Json:
+        from mnemosyne.agents.stages import run_item
+
+        return await run_item(seat.agent, context, self._services_of(seat.host))
 
     def _services_of(self, host: _Host) -> Services:
         from mnemosyne import guard
+        from mnemosyne.agents.stages import Services
 
         if host.directory is not None:
             guard.configure(lock=guard_lock(host.directory, host.boot))  # does not change a guard that runs
@@ -224,11 +415,11 @@ class _Loop:
             self._services = Services(guard=guard.shared, workspace_for=_workspace)
         return self._services
 
-    def _flush(self) -> None:
-        """Hand over all outcomes of this tick in one call."""
-        outcomes, self._outcomes = self._outcomes, []
-        if outcomes:
-            self._side.completed(outcomes)
+
+def _is_claude(agent: AgentExecutionMixin) -> bool:
+    # Not imported for it: an agent of that class has done so, and a process without one need not wait for it.
+    claude = sys.modules.get("mnemosyne.agents.claude_agent")
+    return claude is not None and isinstance(agent, claude.ClaudeAgent)
 
 
 def guard_lock(directory: Path, boot: str) -> Path:
@@ -246,7 +437,10 @@ def _workspace(context: AgentContext) -> Workspace:
     return Workspace(workspace=run.workspace, directory=run.directory, guard=guard.shared(), tag=context.item.id)
 
 
-def _context(assignment: Json, upcalls: _Upcalls | LocalUpcalls) -> AgentContext:
+def _context(assignment: Json, seat: _Seat, upcalls: _Upcalls) -> AgentContext:
+    from mnemosyne.agents.context import AgentContext, RunInfo
+    from mnemosyne.models import Acceptance, PlanTask, WorkItem
+
     run, task = assignment.get("run"), assignment.get("task")
     info = None
     if isinstance(run, dict) and run.get("directory"):
@@ -254,19 +448,19 @@ def _context(assignment: Json, upcalls: _Upcalls | LocalUpcalls) -> AgentContext
             id=str(run["id"]),
             workspace=Path(str(run["workspace"])),
             directory=Path(str(run["directory"])),
-            prompt=cast(str | None, run["prompt"]),
-            options=cast(Json, run["options"]),
+            prompt=cast("str | None", run["prompt"]),
+            options=cast("Json", run["options"]),
         )
     return AgentContext(
         WorkItem.model_validate(assignment["item"]),
         epoch=cast(int, assignment["epoch"]),
         kind=str(assignment["kind"]),
-        agent_id=str(assignment["agent_id"]),
-        generation=cast(int, assignment["generation"]),
+        agent_id=seat.agent_id,
+        generation=seat.generation,
         run=info,
         task=PlanTask.model_validate(task) if task else None,
-        setup=tuple(cast(list[str], assignment.get("setup") or [])),
-        accepted=tuple(map(Acceptance.model_validate, cast(list[Json], assignment.get("accepted") or []))),
+        setup=tuple(cast("list[str]", assignment.get("setup") or [])),
+        accepted=tuple(map(Acceptance.model_validate, cast("list[Json]", assignment.get("accepted") or []))),
         upcalls=upcalls,
     )
 
@@ -314,7 +508,7 @@ def _encodable(text: str) -> str:
 def _described(error: BaseException, *, permanent: bool, keep: bool = False) -> Json:
     try:
         text = str(error)
-    except Exception:  # a __str__ of the agent's own
+    except BaseException:  # a __str__ of the agent's own
         text = "it has no text"
     if isinstance(error, MnemosyneError) and error.reason:
         text = f"{text}: {error.reason}"
@@ -328,19 +522,90 @@ def _described(error: BaseException, *, permanent: bool, keep: bool = False) -> 
     }
 
 
+def run_plain(number: int) -> None:
+    """Run a function of the pool on this thread; one that was cancelled is not there any more."""
+    call = _plain_calls.pop(number, None)
+    if call is None:
+        return
+    try:
+        call.value = call.function()
+    except BaseException as error:  # it belongs to whoever waits
+        call.error = error
+
+
+def stuck_slot(number: int) -> int | None:
+    """Return the slot of the item in whose code a loop is stuck, if it is in one; called from another thread."""
+    stuck = _loops.get(number)
+    return stuck.slot_at_work() if stuck is not None else None
+
+
 def run(side: _core.AgentLoop) -> None:
     """Live on this thread until Rust says that it is over."""
-    with asyncio.Runner() as runner:
-        loop = runner.get_loop()
-        living = loop.create_task(_main(side))
-        while not living.done():
-            # asyncio lets these two out of the loop, whichever task raised them; the task has its error all the same.
-            with contextlib.suppress(SystemExit, KeyboardInterrupt):
-                loop.run_until_complete(living)
+    loop = new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        _complete(loop, _main(side))
+    finally:
+        _disarm()
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel("the loop ends")
+        # Not `asyncio.Runner`: it waits without end for a task that ignores its cancel, and for threads.
+        _complete(loop, _wait(left))
+        _complete(loop, _wait({loop.create_task(loop.shutdown_asyncgens())}))
+        loop.close()
+
+
+def _complete(loop: asyncio.AbstractEventLoop, work: Coroutine[object, object, None]) -> None:
+    task = loop.create_task(work)
+    while not task.done():
+        try:
+            loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt):
+            pass  # asyncio lets these two out of the loop, whichever task raised them: it has its error all the same
+        except RuntimeError:
+            if task.done():
+                raise
+            # An agent stopped the loop; it is not the agent's.
+    task.result()
+
+
+async def _wait(tasks: set[asyncio.Task[Any]]) -> None:
+    if tasks:
+        await asyncio.wait(tasks, timeout=LEFT_SECONDS)
 
 
 async def _main(side: _core.AgentLoop) -> None:
     await _Loop(side).live()
 
 
+def _log(at: float, level: int, logger: str, text: str) -> None:
+    """Hand one record of Rust's to Python's logging, with its own time."""
+    known = logging.getLogger(logger)
+    if known.isEnabledFor(level):
+        record = known.makeRecord(logger, level, "rust", 0, text, (), None)
+        record.created = at
+        record.msecs = at % 1 * 1000
+        with contextlib.suppress(Exception):  # a handler of the user's is not the loop's to answer for
+            known.handle(record)
+
+
+_stderr: int | None = None
+
+
+def _arm(seconds: float) -> None:
+    """Have all stacks written to standard error in so many seconds, by a thread that needs no interpreter lock."""
+    global _stderr
+    with contextlib.suppress(OSError, ValueError):  # a process without standard error
+        if _stderr is None:
+            _stderr = os.dup(2)
+        faulthandler.dump_traceback_later(seconds, file=_stderr)
+
+
+def _disarm() -> None:
+    faulthandler.cancel_dump_traceback_later()
+
+
+# A fork inherits the order but not the thread that would carry it out, and would wait for that thread at its own end.
+os.register_at_fork(before=_disarm)
 atexit.register(_core.stop_loop)

@@ -1,7 +1,7 @@
 """The Python end of a port: answers from Rust become results of futures on one asyncio loop.
 
-Rust pushes into a queue and writes one byte to a socket; it never takes the GIL for it. The loop reads the socket with
-``add_reader`` and takes what has come. An await that is given up drops the Rust future behind it (KILL-1).
+Rust pushes into a queue and rings a bell, a descriptor that the loop watches with ``add_reader``; it needs no GIL to do
+so. The loop takes what has come. An await that is given up drops the Rust future behind it (KILL-1).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Mailbox", "keep_exception", "mailbox"]
 
-DRAIN_LIMIT = 256  # messages a tick, so that timers and sockets of the loop get their turn
 _KEPT_EXCEPTIONS = 1024  # the newest; one that nobody asks for must not live for ever
 
 _tickets = itertools.count(1)
@@ -43,12 +42,11 @@ def keep_exception(error: BaseException) -> int:
 class Mailbox:
     """The port of one loop, and the calls that wait for an answer on it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, port: Port, other: Callable[[str, int, object], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, port: Port, read: Callable[[], None] | None = None) -> None:
         self._loop = loop
         self._port = port
         self._waiting: dict[int, asyncio.Future[object]] = {}
-        self._other = other
-        loop.add_reader(port.fileno(), self._read)
+        loop.add_reader(port.fileno(), read or self._read)
 
     async def call(self, ask: _Ask) -> object:
         """Ask, and return the answer.
@@ -93,22 +91,18 @@ class Mailbox:
         self._port.close()
 
     def _read(self) -> None:
-        for kind, ticket, payload in self._port.drain(DRAIN_LIMIT):
-            if kind == "value":
-                self._answer(ticket, payload, None)
-            elif kind == "error":
-                self._answer(ticket, None, _exception(payload))
-            else:
-                self._other(kind, ticket, payload)
+        for kind, ticket, _, payload in self._port:
+            self.answer(kind, ticket, payload)
 
-    def _answer(self, ticket: int, value: object, error: MnemosyneError | None) -> None:
+    def answer(self, kind: str, ticket: int, payload: object) -> None:
+        """Give the answer to whoever waits for it."""
         future = self._waiting.pop(ticket, None)
         if future is None or future.done():
             return  # its await was cancelled meanwhile
-        if error is None:
-            future.set_result(value)
+        if kind == "value":
+            future.set_result(payload)
         else:
-            future.set_exception(error)
+            future.set_exception(_exception(payload))
 
 
 def _exception(payload: object) -> MnemosyneError:
@@ -136,10 +130,6 @@ def mailbox() -> Mailbox:
     known = _mailboxes.get(loop)
     found = known() if known is not None else None
     if found is None:
-        found = Mailbox(loop, _core.Port(), _unexpected)
+        found = Mailbox(loop, _core.Port())
         _mailboxes[loop] = ref(found)
     return found
-
-
-def _unexpected(kind: str, ticket: int, payload: object) -> None:
-    raise MnemosyneError(f"a message of kind {kind!r} came to a loop that has no agents")

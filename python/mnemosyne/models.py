@@ -5,10 +5,11 @@ A test compares these with the Rust types field by field, so neither side can dr
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from mnemosyne.names import AgentRole, AgentState, Phase
 
 __all__ = [
     "Acceptance",
@@ -31,42 +32,11 @@ __all__ = [
 ]
 
 
-class AgentRole(StrEnum):
-    """The four roles."""
-
-    ORCHESTRATOR = "orchestrator"
-    OPTIMIZER = "optimizer"
-    REVIEWER = "reviewer"
-    EXECUTOR = "executor"
-
-
-class Phase(StrEnum):
-    """The Work Plan Protocol, in order."""
-
-    PROMPT_TO_SPEC = "prompt_to_spec"
-    SPEC_TO_FULL_SPEC = "spec_to_full_spec"
-    FULL_SPEC_TO_PLAN = "full_spec_to_plan"
-    PLAN_TO_ARTIFACTS = "plan_to_artifacts"
-    COMPLETE = "complete"
-
-
-class AgentState(StrEnum):
-    """What an agent is doing, as its supervisor sees it."""
-
-    STARTING = "starting"
-    IDLE = "idle"
-    BUSY = "busy"
-    SUSPECT = "suspect"
-    RESTARTING = "restarting"
-    QUARANTINED = "quarantined"
-    DEGRADED = "degraded"
-    STOPPED = "stopped"
-
-
 class _Strict(BaseModel):
     """A model that refuses keys it does not know: a misspelt key must not be silently ignored."""
 
-    model_config = ConfigDict(extra="forbid")
+    # A schema is built when it is first used: a process that sends one item must not wait for thirty.
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class Usage(_Strict):

@@ -437,3 +437,61 @@ sys.exit(7)
 """
     )
     assert done.returncode == 7, done.stderr
+
+
+class AsksWho(AgentExecutionMixin):
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        first = asyncio.current_task()
+        async with asyncio.timeout(5):
+            await asyncio.sleep(0)
+        return {"success": True, "data": {"is_one": first is not None and first is asyncio.current_task()}}
+
+
+async def test_an_item_is_one_task_from_its_first_step_to_its_last() -> None:
+    async with await ClaudeAgentBridge.spawn("executor", AsksWho) as bridge:
+        assert (await bridge.send_work(item())).data["is_one"]
+
+
+class Changes(AgentExecutionMixin):
+    """Does as it likes with what it is given and with what it gave."""
+
+    def __init__(self) -> None:
+        self.result: dict[str, Any] = {"success": True, "data": {}}
+
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        number = work_dict["context"]["n"]
+        work_dict.clear()
+        self.result["data"]["n"] = number
+        self.result["data"]["seen"] = self.context.item.context["n"]
+        return self.result
+
+
+async def test_what_an_agent_does_to_its_dicts_changes_neither_its_context_nor_another_result() -> None:
+    async with await ClaudeAgentBridge.spawn("executor", AgentSpec(source=Changes, in_flight=64)) as bridge:
+        results = await asyncio.gather(*(bridge.send_work(item(context={"n": n})) for n in range(64)))
+    assert [result.data for result in results] == [{"n": n, "seen": n} for n in range(64)]
+
+
+class Shows(AgentExecutionMixin):
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        return {"success": True, "data": {"work": dict(work_dict)}}
+
+
+async def test_an_agent_gets_the_item_as_the_model_would_write_it() -> None:
+    whole = item("w-7", priority=7, depends_on=["a"], file_scope=["src/"], timeout_seconds=5.0, attempt=2)
+    async with await ClaudeAgentBridge.spawn("executor", Shows) as bridge:
+        for sent in (whole, item("w-8", context={"k": [1, None]})):
+            shown = (await bridge.send_work(sent)).data["work"]
+            assert shown == sent.model_dump(mode="json")
+
+
+class Spends(AgentExecutionMixin):
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        return {"success": True, "usage": {"turns": 2, "input_tokens": 5}, "evidence": [{"kind": "acceptance"}]}
+
+
+async def test_a_result_with_more_than_data_is_judged_by_the_model_and_comes_whole() -> None:
+    async with await ClaudeAgentBridge.spawn("executor", Spends) as bridge:
+        result = await bridge.send_work(item())
+    assert (result.usage.turns, result.usage.input_tokens) == (2, 5)
+    assert [entry.kind for entry in result.evidence] == ["acceptance"]

@@ -7,13 +7,14 @@ import inspect
 import sys
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import cast
-
-from pydantic import JsonValue
+from typing import TYPE_CHECKING, cast
 
 from mnemosyne.agents.base_agent import AgentExecutionMixin
 from mnemosyne.errors import AgentUnavailable, InvalidInput
-from mnemosyne.models import AgentRole
+from mnemosyne.names import AgentRole
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 __all__ = ["DEFAULT_SOURCES", "create_agent", "make_agent", "resolve_source"]
 

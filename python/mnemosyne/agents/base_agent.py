@@ -8,26 +8,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
+import functools
 import inspect
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from pydantic import JsonValue, ValidationError
-
-from mnemosyne.agents.context import AgentContext
 from mnemosyne.errors import AgentError, InvalidInput
-from mnemosyne.models import WorkResult
 
-__all__ = ["AgentExecutionMixin", "call_agent", "current_context", "working_on"]
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
-_POOL_THREADS = 8  # plain functions that block; more of them wait, so that they cannot use up the process
+    from mnemosyne.agents.context import AgentContext
 
-_context: ContextVar[AgentContext] = ContextVar("mnemosyne_agent_context")
-_pool: ThreadPoolExecutor | None = None
+__all__ = [
+    "AgentExecutionMixin",
+    "ContextMaker",
+    "blamed",
+    "call_agent",
+    "check_result",
+    "current_context",
+    "work_at_hand",
+    "working_on",
+]
+
+
+class ContextMaker(Protocol):
+    """Makes a context when it is first asked for: most agents never ask, and it costs more than a short call."""
+
+    def make_context(self, slot: int, seat: int) -> AgentContext:
+        """Return the context of the work in ``slot``, the same one each time."""
+
+
+# An AgentContext, or what it takes to make one.
+_context: ContextVar[AgentContext | tuple[ContextMaker, int, int]] = ContextVar("mnemosyne_agent_context")
+work_at_hand = _context.set
+"""Make a context the current one for the rest of the running task."""
 
 
 class AgentExecutionMixin:
@@ -64,7 +81,8 @@ class AgentExecutionMixin:
 def current_context() -> AgentContext:
     """Return the context of the item that the calling task or thread works on."""
     try:
-        return _context.get()
+        found = _context.get()
+        return found[0].make_context(*found[1:]) if isinstance(found, tuple) else found
     except LookupError:
         raise AgentError(
             "there is no work at hand",
@@ -100,27 +118,35 @@ async def call_agent(agent: AgentExecutionMixin, work_dict: dict[str, JsonValue]
             returned: object = await agent.execute_work(work_dict)
         else:
             returned = await _in_thread(agent, work_dict)
-    except InvalidInput as error:
-        raise AgentError(error.message, code=error.code, reason=error.reason, hint=error.hint) from error
-    except asyncio.CancelledError as error:
+    except (InvalidInput, asyncio.CancelledError) as error:
+        if (blame := blamed(type(agent).__name__, error)) is error:
+            raise
+        raise blame from error
+    return check_result(type(agent).__name__, returned)
+
+
+def blamed(name: str, error: BaseException) -> BaseException:
+    """Return what an exception that an agent raised is taken for: itself, but for the two that would charge nobody."""
+    if isinstance(error, InvalidInput):
+        blame = AgentError(error.message, code=error.code, reason=error.reason, hint=error.hint)
+    elif isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         if task is None or task.cancelling():
-            raise
+            return error
         # Something that it awaited was cancelled. As a cancellation, which costs nobody anything, it would be tried
         # again at once and for ever.
-        raise AgentError(
-            f"{type(agent).__name__} raised CancelledError, but its work was not cancelled",
+        blame = AgentError(
+            f"{name} raised CancelledError, but its work was not cancelled",
             hint="catch the CancelledError of what execute_work awaits",
-        ) from error
-    return _checked(type(agent).__name__, returned)
+        )
+    else:
+        return error
+    blame.__cause__ = error
+    return blame
 
 
 async def _in_thread(agent: AgentExecutionMixin, work_dict: dict[str, JsonValue]) -> object:
-    global _pool
-    if _pool is None:
-        _pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="mnemosyne-agent")
-    run = contextvars.copy_context().run
-    returned = await asyncio.get_running_loop().run_in_executor(_pool, run, _call, agent, work_dict)
+    returned = await current_context().run_blocking(functools.partial(_call, agent, work_dict))
     # A plain function may still hand back something to await, a wrapper around a coroutine function for one.
     return await returned if inspect.isawaitable(returned) else returned
 
@@ -133,7 +159,16 @@ def _call(agent: AgentExecutionMixin, work_dict: dict[str, JsonValue]) -> object
         raise RuntimeError(f"{type(agent).__name__}.execute_work raised StopIteration") from error
 
 
-def _checked(name: str, returned: object) -> dict[str, JsonValue]:
+def check_result(name: str, returned: object) -> dict[str, JsonValue]:
+    """Return what an agent returned as a complete :class:`WorkResult` dict.
+
+    Raises:
+        AgentError: It is no result (MN-0307).
+    """
+    from pydantic import ValidationError
+
+    from mnemosyne.models import WorkResult
+
     if isinstance(returned, WorkResult):
         returned = returned.model_dump()
     if not isinstance(returned, dict):
@@ -152,4 +187,4 @@ def _checked(name: str, returned: object) -> dict[str, JsonValue]:
             code="MN-0307",
             hint="the keys are success (required), data, artifacts, evidence, error, usage",
         ) from error
-    return cast(dict[str, JsonValue], result.model_dump(mode="json"))
+    return cast("dict[str, JsonValue]", result.model_dump(mode="json"))

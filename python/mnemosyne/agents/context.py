@@ -133,6 +133,7 @@ class AgentContext:
         setup: The plan's setup commands.
         accepted: Acceptance of all tasks accepted so far in this run, for the joined gate.
         config: Of the agent that the host gave the item to; what it makes with ``create_agent`` inherits the server.
+        run_blocking: Runs a plain function beside the loop; set by the host, which bounds how many run at a time.
         files: The run's accepted files, set by the harness for ``optimize``.
         tools: The tools of the tree, set by the harness where there is a tree.
     """
@@ -163,6 +164,7 @@ class AgentContext:
         self.setup = setup
         self.accepted = accepted
         self.config: Mapping[str, JsonValue] = {}
+        self.run_blocking: Callable[[Callable[[], object]], Awaitable[object]] = asyncio.to_thread
         self.files: ProjectFiles | None = None
         self.tools: ToolSet | None = None
         self._upcalls = upcalls or LocalUpcalls()

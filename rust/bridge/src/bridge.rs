@@ -86,7 +86,7 @@ impl ClaudeAgentBridge {
         let tree = Tree::start(TreeConfig { store: Arc::clone(&store), roles, claims: false })
             .await
             .map_err(BridgeError::Closed)?;
-        tree.register_bridge(Arc::new(host));
+        host.serve(&tree);
         let agent = tree.agents().into_iter().next();
         let Some(agent) = agent else { return Err(BridgeError::Import("the tree has no agent".to_owned())) };
         let bridge = Self { inner: Arc::new(Inner { agent, tree, runtime }) };

@@ -1,6 +1,13 @@
-//! JSON values to Python objects and back, without text in between. Runs attached, on the thread that asked.
+//! JSON values and work to Python objects and back, without text in between. Runs attached, on the thread that asked.
+//!
+//! Work items and results have readers and writers of their own: straight from the typed value, with interned keys. The
+//! reader of results is narrow on purpose: what it does not know it leaves to the loop, which judges it with the pydantic
+//! model, so the two can never disagree about what is a result (TRUTH-1).
 
+use crate::sync::{Mutex, locked};
+use mnemosyne_core::{AgentRole, Phase, WorkItem, WorkResult};
 use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use serde_json::{Map, Number, Value};
@@ -22,14 +29,16 @@ pub(crate) fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'
             }
             list.into_any()
         }
-        Value::Object(entries) => {
-            let dict = PyDict::new(py);
-            for (key, entry) in entries {
-                dict.set_item(key, to_python(py, entry)?)?;
-            }
-            dict.into_any()
-        }
+        Value::Object(entries) => object_to_python(py, entries)?.into_any(),
     })
+}
+
+fn object_to_python<'py>(py: Python<'py>, entries: &Map<String, Value>) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (key, entry) in entries {
+        dict.set_item(key, to_python(py, entry)?)?;
+    }
+    Ok(dict)
 }
 
 fn number_to_python<'py>(py: Python<'py>, number: &Number) -> PyResult<Bound<'py, PyAny>> {
@@ -42,73 +51,193 @@ fn number_to_python<'py>(py: Python<'py>, number: &Number) -> PyResult<Bound<'py
     Ok(PyFloat::new(py, number.as_f64().unwrap_or(f64::NAN)).into_any())
 }
 
+/// The dict of the last item, without what an item has of its own: the next one mostly has the same phase, role, priority,
+/// limit and attempt, and copying a dict costs half of filling one.
+static TEMPLATE: Mutex<Option<Template>> = Mutex::new(None);
+
+struct Template {
+    same: Same,
+    dict: Py<PyDict>,
+}
+
+/// Phase, role, priority, limit (its bits) and attempt.
+type Same = (Phase, AgentRole, u8, u64, u32);
+
+impl Template {
+    /// In the order of the model, with places for what each item has of its own.
+    fn new(py: Python<'_>, item: &WorkItem, same: Same) -> PyResult<Self> {
+        let dict = PyDict::new(py);
+        dict.set_item(intern!(py, "id"), py.None())?;
+        dict.set_item(intern!(py, "description"), py.None())?;
+        dict.set_item(intern!(py, "phase"), item.phase.as_str())?;
+        dict.set_item(intern!(py, "role"), item.role.as_str())?;
+        dict.set_item(intern!(py, "priority"), item.priority)?;
+        dict.set_item(intern!(py, "depends_on"), py.None())?;
+        dict.set_item(intern!(py, "file_scope"), py.None())?;
+        dict.set_item(intern!(py, "context"), py.None())?;
+        dict.set_item(intern!(py, "timeout_seconds"), PyFloat::new(py, item.timeout_seconds))?;
+        dict.set_item(intern!(py, "attempt"), item.attempt)?;
+        Ok(Self { same, dict: dict.unbind() })
+    }
+}
+
+/// Makes the dict that an agent works on: the same keys and values as `WorkItem.model_dump(mode="json")`.
+pub(crate) fn item_to_python<'py>(py: Python<'py>, item: &WorkItem) -> PyResult<Bound<'py, PyDict>> {
+    // Named one by one, here and in the template, so that a field that is added to the type cannot be forgotten.
+    let WorkItem { id, description, phase, role, priority, depends_on, file_scope, context, timeout_seconds, attempt } =
+        item;
+    let same = (*phase, *role, *priority, timeout_seconds.to_bits(), *attempt);
+    // Out of its lock while it is used: whatever makes Python objects may run somebody's code.
+    let known = locked(&TEMPLATE).take();
+    let known = known.filter(|template| template.same == same);
+    let template = known.map_or_else(|| Template::new(py, item, same), Ok)?;
+    let dict = template.dict.bind(py).copy()?;
+    let other = locked(&TEMPLATE).replace(template);
+    drop(other);
+    dict.set_item(intern!(py, "id"), PyString::new(py, id))?;
+    dict.set_item(intern!(py, "description"), PyString::new(py, description))?;
+    dict.set_item(intern!(py, "depends_on"), PyList::new(py, depends_on)?)?;
+    dict.set_item(intern!(py, "file_scope"), PyList::new(py, file_scope)?)?;
+    dict.set_item(intern!(py, "context"), object_to_python(py, context)?)?;
+    Ok(dict)
+}
+
+/// Reads what an agent returned, where it is a plain result: a dict with `success` and nothing but `data` and `error`
+/// beside it (or empty lists). `None` is no judgement: whoever asked looks closer.
+pub(crate) fn result_from_python(object: &Bound<'_, PyAny>) -> Option<WorkResult> {
+    let dict = object.cast_exact::<PyDict>().ok()?;
+    let mut success = None;
+    let mut result = WorkResult::success(Map::new());
+    for (key, value) in dict.iter() {
+        match key.cast_exact::<PyString>().ok()?.to_str().ok()? {
+            "success" => success = Some(value.cast_exact::<PyBool>().ok()?.is_true()),
+            "data" => {
+                let data = value.cast_exact::<PyDict>().ok()?;
+                result.data = Reader { tuples: false }.read_dict(data, 1).ok()?;
+            }
+            "error" if value.is_none() => {}
+            "error" => result.error = Some(value.cast_exact::<PyString>().ok()?.to_str().ok()?.to_owned()),
+            "artifacts" | "evidence" if value.cast_exact::<PyList>().ok()?.is_empty() => {}
+            _ => return None,
+        }
+    }
+    result.success = success?;
+    Some(result)
+}
+
 /// Reads a Python object as JSON.
 ///
 /// # Errors
 /// `TypeError` or `ValueError` naming the path of what is no JSON: bytes, NaN, an integer beyond 64 bits, a key that is
 /// no text, a value that is nested too deeply.
 pub(crate) fn from_python(object: &Bound<'_, PyAny>) -> PyResult<Value> {
-    read(object, &mut Vec::new())
+    Reader { tuples: true }.read(object, 0).map_err(|refused| refused.into_error())
 }
 
-fn read(object: &Bound<'_, PyAny>, path: &mut Vec<String>) -> PyResult<Value> {
-    if path.len() > MAX_DEPTH {
-        return Err(PyValueError::new_err(format!("{} is nested too deeply", shown(path))));
-    }
-    if object.is_none() {
-        return Ok(Value::Null);
-    }
-    if let Ok(flag) = object.cast::<PyBool>() {
-        return Ok(Value::Bool(flag.is_true()));
-    }
-    if let Ok(text) = object.cast::<PyString>() {
-        return Ok(Value::String(text.to_cow()?.into_owned()));
-    }
-    if object.cast::<PyInt>().is_ok() {
-        if let Ok(value) = object.extract::<i64>() {
-            return Ok(Value::from(value));
-        }
-        let value = object.extract::<u64>();
-        return value
-            .map(Value::from)
-            .map_err(|_| PyValueError::new_err(format!("{} is an integer beyond 64 bits", shown(path))));
-    }
-    if let Ok(float) = object.cast::<PyFloat>() {
-        let number = Number::from_f64(float.value());
-        return number.map(Value::Number).ok_or_else(|| {
-            PyValueError::new_err(format!("{} is {}, which JSON has no word for", shown(path), float.value()))
-        });
-    }
-    if let Ok(dict) = object.cast::<PyDict>() {
-        return read_dict(dict, path);
-    }
-    if object.cast::<PyList>().is_ok() || object.cast::<PyTuple>().is_ok() {
-        let mut items = Vec::new();
-        for (index, item) in object.try_iter()?.enumerate() {
-            path.push(index.to_string());
-            items.push(read(&item?, path)?);
-            path.pop();
-        }
-        return Ok(Value::Array(items));
-    }
-    let name = object.get_type().name()?.to_string();
-    Err(PyTypeError::new_err(format!("{} is of type {name}, which is no JSON value", shown(path))))
+/// What cannot be read, and where; the path is put together on the way out, so that what can be read pays nothing for it.
+struct Refused {
+    /// From the innermost outwards.
+    path: Vec<String>,
+    why: Why,
 }
 
-fn read_dict(dict: &Bound<'_, PyDict>, path: &mut Vec<String>) -> PyResult<Value> {
-    let mut entries = Map::new();
-    for (key, entry) in dict.iter() {
-        let Ok(key) = key.cast::<PyString>() else {
-            return Err(PyTypeError::new_err(format!("{} has a key that is no text", shown(path))));
+enum Why {
+    Value(String),
+    Type(String),
+    Python(PyErr),
+}
+
+impl Refused {
+    fn because(why: Why) -> Self {
+        Self { path: Vec::new(), why }
+    }
+
+    fn at(mut self, step: impl ToString) -> Self {
+        self.path.push(step.to_string());
+        self
+    }
+
+    fn into_error(self) -> PyErr {
+        let shown = if self.path.is_empty() {
+            "the value".to_owned()
+        } else {
+            let steps: Vec<&str> = self.path.iter().rev().map(String::as_str).collect();
+            format!("the value at {}", steps.join("."))
         };
-        let key = key.to_cow()?.into_owned();
-        path.push(key.clone());
-        entries.insert(key, read(&entry, path)?);
-        path.pop();
+        match self.why {
+            Why::Value(why) => PyValueError::new_err(format!("{shown} {why}")),
+            Why::Type(why) => PyTypeError::new_err(format!("{shown} {why}")),
+            Why::Python(error) => error,
+        }
     }
-    Ok(Value::Object(entries))
 }
 
-fn shown(path: &[String]) -> String {
-    if path.is_empty() { "the value".to_owned() } else { format!("the value at {}", path.join(".")) }
+impl From<PyErr> for Refused {
+    fn from(error: PyErr) -> Self {
+        Refused::because(Why::Python(error))
+    }
+}
+
+struct Reader {
+    /// Whether a tuple is taken for a list: in requests of our own, not in what an agent returns.
+    tuples: bool,
+}
+
+impl Reader {
+    fn read(&self, object: &Bound<'_, PyAny>, depth: usize) -> Result<Value, Refused> {
+        if let Ok(text) = object.cast::<PyString>() {
+            return Ok(Value::String(text.to_str()?.to_owned()));
+        }
+        if object.is_none() {
+            return Ok(Value::Null);
+        }
+        if let Ok(flag) = object.cast::<PyBool>() {
+            return Ok(Value::Bool(flag.is_true()));
+        }
+        if object.cast::<PyInt>().is_ok() {
+            return read_integer(object);
+        }
+        if let Ok(float) = object.cast::<PyFloat>() {
+            let number = Number::from_f64(float.value());
+            return number.map(Value::Number).ok_or_else(|| {
+                Refused::because(Why::Value(format!("is {}, which JSON has no word for", float.value())))
+            });
+        }
+        if depth >= MAX_DEPTH {
+            return Err(Refused::because(Why::Value("is nested too deeply".to_owned())));
+        }
+        if let Ok(dict) = object.cast::<PyDict>() {
+            return self.read_dict(dict, depth + 1).map(Value::Object);
+        }
+        if object.cast::<PyList>().is_ok() || (self.tuples && object.cast::<PyTuple>().is_ok()) {
+            let mut items = Vec::new();
+            for (index, item) in object.try_iter()?.enumerate() {
+                items.push(self.read(&item?, depth + 1).map_err(|refused| refused.at(index))?);
+            }
+            return Ok(Value::Array(items));
+        }
+        let name = object.get_type().name()?.to_string();
+        Err(Refused::because(Why::Type(format!("is of type {name}, which is no JSON value"))))
+    }
+
+    fn read_dict(&self, dict: &Bound<'_, PyDict>, depth: usize) -> Result<Map<String, Value>, Refused> {
+        let mut entries = Map::new();
+        for (key, entry) in dict.iter() {
+            let Ok(key) = key.cast::<PyString>() else {
+                return Err(Refused::because(Why::Type("has a key that is no text".to_owned())));
+            };
+            let key = key.to_str()?.to_owned();
+            let value = self.read(&entry, depth).map_err(|refused| refused.at(&key))?;
+            entries.insert(key, value);
+        }
+        Ok(entries)
+    }
+}
+
+fn read_integer(object: &Bound<'_, PyAny>) -> Result<Value, Refused> {
+    if let Ok(value) = object.extract::<i64>() {
+        return Ok(Value::from(value));
+    }
+    let value = object.extract::<u64>();
+    value.map(Value::from).map_err(|_| Refused::because(Why::Value("is an integer beyond 64 bits".to_owned())))
 }

@@ -16,15 +16,26 @@
 //! - **KILL-1** Dropping or timing out work cancels the Python task. Dropping the last handle stops the loop.
 
 pub mod attach;
+mod bell;
+#[cfg(feature = "bench")]
+mod bench;
 mod bridge;
 mod convert;
+mod health;
 mod host;
+mod log;
 mod loop_thread;
+mod mailbox;
+mod metrics;
 mod module;
+mod plain;
 mod port;
 mod request;
+mod slots;
+mod sync;
 mod upcall;
 
 pub use bridge::{BridgeError, ClaudeAgentBridge};
 pub use host::PythonHost;
+pub use metrics::{BridgeMetrics, LoopMetrics, SiteMetrics, metrics};
 pub use module::register;

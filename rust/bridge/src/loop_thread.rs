@@ -1,35 +1,54 @@
 //! The thread on which all in-process agents live: one asyncio loop, attached for life inside one `spawn_blocking` call.
 //! Trees share it; when the last host that uses it is dropped, it stops.
 
-use crate::attach::{Site, attach};
-use crate::convert::from_python;
-use crate::host::HostInner;
-use crate::port::{Mailbox, Message, Port, locked};
-use crate::upcall::{notify, upcall};
-use mnemosyne_core::{Problem, WorkResult};
-use mnemosyne_runtime::{Done, HostError, Outcome};
+use crate::attach::{Site, attach, close, is_a_fork, spawn_blocking};
+use crate::convert::{from_python, item_to_python, result_from_python};
+use crate::health::{Health, watch};
+use crate::host::{Fate, HostInner};
+use crate::plain::{self, Call};
+use crate::port::{Channel, Message, Port};
+use crate::slots::Slots;
+use crate::sync::locked;
+use crate::upcall::{notify, tree_is_gone, upcall};
+use mnemosyne_core::{Problem, WorkItem, WorkResult};
+use mnemosyne_runtime::{Done, HostError, Outcome, Ticket, Work};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// Time for agents to close their clients before the loop is left alone.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// A signal is seen this soon by a main thread that waits in here.
+const SIGNALS_EVERY: Duration = Duration::from_millis(50);
 
 /// The loop that new hosts use. Held over a start, so that hosts that come at once share one.
 static SHARED: tokio::sync::Mutex<Weak<LoopThread>> = tokio::sync::Mutex::const_new(Weak::new());
 /// Every loop whose thread has not left Python, also one that was dropped and is still closing its agents.
 static LIVING: Mutex<Vec<Arc<Shared>>> = Mutex::new(Vec::new());
+/// Loops that were stuck and were left to themselves, since the process began.
+static LEFT_BEHIND: AtomicU64 = AtomicU64::new(0);
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
-/// A number that no other ticket, key or host of this process has.
+/// A number that no other ticket, seat or host of this process has.
 pub(crate) fn unique() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The loops whose thread has not left Python.
+pub(crate) fn living() -> Vec<Arc<Shared>> {
+    locked(&LIVING).clone()
+}
+
+pub(crate) fn loops_left_behind() -> u64 {
+    LEFT_BEHIND.load(Ordering::Relaxed)
 }
 
 /// The loop as Rust holds it.
@@ -37,17 +56,44 @@ pub(crate) struct LoopThread {
     pub(crate) shared: Arc<Shared>,
 }
 
+/// Work that the loop has. No Python object: those live and die on the loop thread.
+struct Pending {
+    done: Done,
+    /// Of direct work: what its context is made of, should the agent ask for it.
+    item: Option<Arc<WorkItem>>,
+    /// Nobody waits for it any more.
+    abandoned: bool,
+}
+
+/// What happened to work on this loop.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) submitted: AtomicU64,
+    /// Did not end within its grace after a cancel; its slot stays taken until it does.
+    pub(crate) abandoned: AtomicU64,
+    /// Ended after it was abandoned, or after its loop was left behind; nobody waited for it.
+    pub(crate) late: AtomicU64,
+}
+
 /// What both sides reach. The Python side holds it too, so it must not keep the thread alive: [`LoopThread`] does.
 pub(crate) struct Shared {
-    pub(crate) mailbox: Arc<Mailbox>,
-    runtime: Handle,
+    pub(crate) channel: Arc<Channel>,
     /// Work under way: taken out exactly once, by the completion.
-    pending: Mutex<HashMap<u64, Done>>,
+    pending: Mutex<Slots<Pending>>,
     /// Agents being started or stopped.
     tickets: Mutex<HashMap<u64, oneshot::Sender<Result<(), HostError>>>>,
     /// Who answers upcalls, by the host id that travels with each assignment.
     hosts: Mutex<HashMap<u64, Weak<HostInner>>>,
-    heartbeat: Mutex<Option<Instant>>,
+    pub(crate) health: Health,
+    pub(crate) counts: Counts,
+    /// Under which the loop is known in Python.
+    pub(crate) id: u64,
+    /// What ended and was not handed to its waiter yet.
+    outbox: Mutex<Vec<(Ticket, Outcome)>>,
+    /// Tells the courier that the outbox is not empty, or that the loop has ended.
+    courier: Notify,
+    /// The courier's runtime went down before the loop: the loop hands its outbox over itself.
+    no_courier: AtomicBool,
     /// Set once the thread has left Python; waited for at exit.
     ended: (Mutex<bool>, Condvar),
     stopping: AtomicBool,
@@ -70,24 +116,34 @@ impl LoopThread {
     }
 
     async fn start(runtime: &Handle) -> Result<LoopThread, HostError> {
-        let mailbox = Mailbox::new().map_err(|error| HostError::new("OSError", error.to_string(), false))?;
+        let channel = Channel::new().map_err(|error| HostError::new("OSError", error.to_string(), false))?;
         let shared = Arc::new(Shared {
-            mailbox,
-            runtime: runtime.clone(),
+            channel,
             pending: Mutex::default(),
             tickets: Mutex::default(),
             hosts: Mutex::default(),
-            heartbeat: Mutex::new(None),
+            health: Health::default(),
+            counts: Counts::default(),
+            id: unique(),
+            outbox: Mutex::default(),
+            courier: Notify::new(),
+            no_courier: AtomicBool::new(false),
             ended: (Mutex::new(false), Condvar::new()),
             stopping: AtomicBool::new(false),
         });
         let (ready, is_ready) = oneshot::channel();
         let inside = Arc::clone(&shared);
         locked(&LIVING).push(Arc::clone(&shared));
-        runtime.spawn_blocking(move || run(&inside, ready));
+        runtime.spawn(Courier(Arc::clone(&shared)).carry());
+        if let Err(error) = spawn_blocking(move || run(&inside, ready)) {
+            shared.ended();
+            return Err(HostError::new("OSError", error, false));
+        }
         let outcome =
             is_ready.await.unwrap_or_else(|_| Err(HostError::new("RuntimeError", "the loop thread ended", true)));
-        outcome.map(|()| LoopThread { shared })
+        outcome?;
+        watch();
+        Ok(LoopThread { shared })
     }
 }
 
@@ -102,8 +158,9 @@ fn run(shared: &Arc<Shared>, ready: oneshot::Sender<Result<(), HostError>>) {
     let ready = Mutex::new(Some(ready));
     let outcome = attach(Site::LoopThread, |py| -> PyResult<()> {
         let entry = py.import("mnemosyne.loop")?.getattr("run")?;
-        let port = Bound::new(py, Port { mailbox: Arc::clone(&shared.mailbox) })?;
-        let side = Bound::new(py, AgentLoop { shared: Arc::clone(shared), port: port.unbind() })?;
+        let port = Bound::new(py, Port::on(Arc::clone(&shared.channel)))?;
+        let side = AgentLoop { shared: Arc::clone(shared), port: port.unbind(), outcomes: Mutex::default() };
+        let side = Bound::new(py, side)?;
         if let Some(ready) = locked(&ready).take() {
             let _ = ready.send(Ok(()));
         }
@@ -131,27 +188,34 @@ impl Shared {
     /// Asks the loop to end. Idempotent; returns at once.
     pub(crate) fn stop(&self) {
         if !self.stopping.swap(true, Ordering::AcqRel) {
-            self.mailbox.push(Message::Shutdown);
+            self.channel.push(Message::Shutdown);
         }
     }
 
     /// The thread has left Python: what waits for it is told so by dropping it.
     fn ended(&self) {
         self.stopping.store(true, Ordering::Release);
-        self.mailbox.close();
-        let pending = std::mem::take(&mut *locked(&self.pending));
+        self.channel.close();
+        self.deliver();
+        let pending = locked(&self.pending).drain();
         drop(pending);
         let tickets = std::mem::take(&mut *locked(&self.tickets));
         drop(tickets);
         locked(&LIVING).retain(|living| !std::ptr::eq(Arc::as_ptr(living), self));
         *locked(&self.ended.0) = true;
         self.ended.1.notify_all();
+        self.courier.notify_one();
     }
 
-    /// Waits for the thread to leave Python. Must not be called attached.
-    fn wait_until_ended(&self, patience: Duration) {
+    fn has_ended(&self) -> bool {
+        *locked(&self.ended.0)
+    }
+
+    /// Waits for the thread to leave Python, at most `patience`; says whether it has. Must not be called attached.
+    fn wait_until_ended(&self, patience: Duration) -> bool {
         let guard = locked(&self.ended.0);
-        drop(self.ended.1.wait_timeout_while(guard, patience, |ended| !*ended));
+        let waited = self.ended.1.wait_timeout_while(guard, patience, |ended| !*ended);
+        *waited.unwrap_or_else(std::sync::PoisonError::into_inner).0
     }
 
     pub(crate) fn enlist(&self, id: u64, host: &Arc<HostInner>) {
@@ -162,11 +226,33 @@ impl Shared {
         locked(&self.hosts).remove(&id);
     }
 
-    pub(crate) fn submit(&self, key: u64, value: Value, done: Done) {
-        locked(&self.pending).insert(key, done);
-        if !self.mailbox.push(Message::Work { key, value }) {
-            let lost = locked(&self.pending).remove(&key);
+    pub(crate) fn submit(&self, seat: u64, work: Work, done: Done) -> Ticket {
+        let item = match &work {
+            Work::Direct(item) => Some(Arc::clone(item)),
+            Work::Claimed(_) => None,
+        };
+        self.counts.submitted.fetch_add(1, Ordering::Relaxed);
+        let slot = locked(&self.pending).insert(Pending { done, item, abandoned: false });
+        let pushed = self.channel.push(match work {
+            Work::Direct(item) => Message::Direct { slot, seat, item },
+            Work::Claimed(value) => Message::Claimed { slot, seat, value },
+        });
+        if !pushed {
+            let lost = locked(&self.pending).remove(slot);
             drop(lost);
+        }
+        slot
+    }
+
+    pub(crate) fn cancel(&self, slot: Ticket, reason: &str) {
+        self.channel.push(Message::Cancel { slot, reason: reason.to_owned() });
+    }
+
+    /// Its task may live on, and so the slot stays taken until it ends.
+    pub(crate) fn abandon(&self, slot: Ticket) {
+        if let Some(pending) = locked(&self.pending).get(slot) {
+            pending.abandoned = true;
+            self.counts.abandoned.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -175,32 +261,125 @@ impl Shared {
         let ticket = unique();
         let (answer, answered) = oneshot::channel();
         locked(&self.tickets).insert(ticket, answer);
-        if !self.mailbox.push(make(ticket)) {
+        if !self.channel.push(make(ticket)) {
             locked(&self.tickets).remove(&ticket);
             return Err(HostError::new("BridgeClosed", "the loop thread has ended", false));
         }
         answered.await.unwrap_or_else(|_| Err(HostError::new("BridgeClosed", "the loop thread ended", false)))
     }
 
-    pub(crate) fn heartbeat_age(&self) -> Option<Duration> {
-        locked(&self.heartbeat).map(|at| at.elapsed())
+    /// Tells every tree that uses this loop that it is stuck, or with `None` that it goes on.
+    pub(crate) fn tell_hosts(&self, stuck: Option<String>) {
+        for host in self.hosts() {
+            host.fate.send_replace(stuck.clone().map_or(Fate::Fine, Fate::Stuck));
+        }
+    }
+
+    fn hosts(&self) -> Vec<Arc<HostInner>> {
+        locked(&self.hosts).values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Gives up a loop that is stuck in somebody's code, with its thread. Its work is lost, which charges nobody, but for
+    /// the item whose code it is stuck in; its trees are told to move to another loop.
+    pub(crate) fn leave_behind(&self, culprit: Option<Ticket>, late: Duration) {
+        if self.stopping.swap(true, Ordering::AcqRel) {
+            return; // it is ending anyway
+        }
+        let seconds = late.as_secs_f64();
+        let reason = format!("the agents' loop did nothing for {seconds:.0} s; another one has taken over");
+        tracing::error!(target: "mnemosyne.bridge", "{reason}");
+        self.channel.give_up();
+        locked(&LIVING).retain(|living| !std::ptr::eq(Arc::as_ptr(living), self));
+        LEFT_BEHIND.fetch_add(1, Ordering::Relaxed);
+        let (guilty, lost) = {
+            let mut pending = locked(&self.pending);
+            (culprit.and_then(|slot| pending.remove(slot)), pending.drain())
+        };
+        if let Some(guilty) = guilty {
+            let text = format!("the agent kept the loop of all agents from going on for {seconds:.0} s");
+            (guilty.done)(Outcome::Raised(HostError::new("LoopBlocked", text, false)));
+        }
+        drop(lost);
+        let tickets = std::mem::take(&mut *locked(&self.tickets));
+        drop(tickets);
+        for host in self.hosts() {
+            host.fate.send_replace(Fate::Lost(reason.clone()));
+        }
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        locked(&self.pending).len()
     }
 
     fn host(&self, id: u64) -> Option<Arc<HostInner>> {
         locked(&self.hosts).get(&id).and_then(Weak::upgrade)
     }
+
+    /// Hands outcomes to whoever waits for them. One that panics is not the end of the others.
+    fn deliver(&self) {
+        let outcomes = std::mem::take(&mut *locked(&self.outbox));
+        let mut ready = Vec::with_capacity(outcomes.len());
+        let mut late = 0;
+        {
+            let mut pending = locked(&self.pending);
+            for (slot, outcome) in outcomes {
+                let found = pending.remove(slot);
+                late += u64::from(found.as_ref().is_none_or(|pending| pending.abandoned));
+                ready.extend(found.map(|pending| (pending, outcome)));
+            }
+        }
+        self.counts.late.fetch_add(late, Ordering::Relaxed);
+        for (pending, outcome) in ready {
+            let _ = catch_unwind(AssertUnwindSafe(|| (pending.done)(outcome)));
+        }
+    }
 }
 
-/// Stops every loop of this process and waits for them. Called from Python's exit hook, detached.
-pub(crate) fn stop_at_exit() {
+/// Hands over what the loop puts into its outbox, as one tokio task: waking one task per tick from outside costs one
+/// system call, waking each waiter from there costs one each, and they would fight the loop for its locks and its core.
+struct Courier(Arc<Shared>);
+
+impl Courier {
+    async fn carry(self) {
+        while !self.0.has_ended() {
+            self.0.courier.notified().await;
+            self.0.deliver();
+        }
+    }
+}
+
+impl Drop for Courier {
+    fn drop(&mut self) {
+        self.0.no_courier.store(true, Ordering::SeqCst);
+        self.0.deliver();
+    }
+}
+
+/// Stops every loop of this process and waits for them, for Python's exit hook: after it no Rust thread touches Python.
+/// Idempotent, and bounded: a loop that is stuck in somebody's code is left behind, and finds the door shut.
+///
+/// # Errors
+/// What a signal handler raised meanwhile, `KeyboardInterrupt` for one: the rest of the wait is given up.
+pub(crate) fn stop_at_exit(py: Python<'_>) -> PyResult<()> {
+    if is_a_fork() {
+        return Ok(()); // the threads that this would wait for are the parent's
+    }
     let living = locked(&LIVING).clone();
     for shared in &living {
         shared.stop();
     }
     let deadline = Instant::now() + STOP_DEADLINE;
+    let mut interrupted = Ok(());
     for shared in &living {
-        shared.wait_until_ended(deadline.saturating_duration_since(Instant::now()));
+        while interrupted.is_ok() && Instant::now() < deadline {
+            if py.detach(|| shared.wait_until_ended(SIGNALS_EVERY)) {
+                break;
+            }
+            interrupted = py.check_signals();
+        }
     }
+    close();
+    interrupted
 }
 
 /// What the loop calls back. Lives on the loop thread; every method returns at once.
@@ -209,6 +388,8 @@ pub(crate) struct AgentLoop {
     shared: Arc<Shared>,
     #[pyo3(get)]
     port: Py<Port>,
+    /// What ended since the last `flush`. Only the loop's own thread takes this lock.
+    outcomes: Mutex<Vec<(Ticket, Outcome)>>,
 }
 
 #[pymethods]
@@ -226,23 +407,53 @@ impl AgentLoop {
         Ok(())
     }
 
-    /// Hands over the outcomes of one tick: `[(key, outcome)]`.
-    fn completed(&self, outcomes: Vec<(u64, Bound<'_, PyAny>)>) -> PyResult<()> {
-        for (key, outcome) in outcomes {
-            let outcome = read_outcome(&outcome);
-            let done = locked(&self.shared.pending).remove(&key);
-            if let Some(done) = done {
-                done(outcome);
+    /// Takes what an agent returned, where it is a plain result; False is no judgement, `completed` takes the rest. It is
+    /// read now, not in `flush`: an agent may go on to change the dict that it returned.
+    fn returned(&self, slot: u64, result: &Bound<'_, PyAny>) -> bool {
+        let read = catch_unwind(AssertUnwindSafe(|| result_from_python(result)));
+        let Ok(Some(result)) = read else { return false };
+        locked(&self.outcomes).push((Ticket(slot), Outcome::Result(Box::new(result))));
+        true
+    }
+
+    /// Takes any other outcome.
+    fn completed(&self, slot: u64, outcome: &Bound<'_, PyAny>) {
+        let read = catch_unwind(AssertUnwindSafe(|| read_outcome(outcome)));
+        let outcome = read.unwrap_or_else(|_| {
+            Outcome::Raised(HostError::new("RuntimeError", "a panic in the bridge while it read the outcome", false))
+        });
+        locked(&self.outcomes).push((Ticket(slot), outcome));
+    }
+
+    /// Hands over all outcomes of a tick.
+    fn flush(&self) {
+        let mut outcomes = locked(&self.outcomes);
+        if !outcomes.is_empty() {
+            locked(&self.shared.outbox).append(&mut outcomes);
+            drop(outcomes);
+            self.shared.courier.notify_one();
+            if self.shared.no_courier.load(Ordering::SeqCst) {
+                self.shared.deliver();
             }
         }
-        Ok(())
+    }
+
+    /// The item of direct work, as a new dict; None if the work has ended.
+    fn item<'py>(&self, py: Python<'py>, slot: u64) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let item = locked(&self.shared.pending).get(Ticket(slot)).and_then(|pending| pending.item.clone());
+        item.map(|item| item_to_python(py, &item)).transpose()
     }
 
     /// A two-way upcall; answered on this loop's port under `ticket`.
     fn upcall(&self, ticket: u64, host: u64, request: &Bound<'_, PyAny>) -> PyResult<()> {
         let request = from_python(request)?;
-        let host = self.shared.host(host);
-        self.shared.mailbox.answer(&self.shared.runtime, ticket, upcall(host, request));
+        match self.shared.host(host) {
+            Some(host) => {
+                let runtime = host.runtime.clone();
+                self.shared.channel.answer(&runtime, ticket, upcall(host, request));
+            }
+            None => drop(self.shared.channel.push(Message::Reply { ticket, reply: tree_is_gone().into() })),
+        }
         Ok(())
     }
 
@@ -255,10 +466,35 @@ impl AgentLoop {
         Ok(())
     }
 
-    /// The loop is alive.
-    fn heartbeat(&self) {
-        *locked(&self.shared.heartbeat) = Some(Instant::now());
+    /// Runs what Python keeps under `number` in the pool for plain functions; a message `ran` tells when it is over.
+    fn run_plain(&self, number: u64) {
+        plain::submit(Call { number, channel: Arc::clone(&self.shared.channel) });
     }
+
+    /// Nobody waits for that function any more, and it goes on.
+    fn leave_behind(&self, number: u64) {
+        plain::leave_behind(number);
+    }
+
+    /// The loop is alive; it was `lag` seconds late, and more than `limit` makes it suspect.
+    fn heartbeat(&self, py: Python<'_>, lag: f64, limit: f64) {
+        // Letting go of the interpreter and asking for it again is what every wait of the loop costs.
+        let began = Instant::now();
+        py.detach(|| ());
+        let gil_wait = began.elapsed();
+        self.shared.health.beat(seconds(lag), gil_wait, seconds(limit));
+    }
+
+    /// Under which number `stuck_slot` is asked about this loop.
+    #[getter]
+    fn id(&self) -> u64 {
+        self.shared.id
+    }
+}
+
+/// What is no time is no time.
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
 /// The outcomes as the loop says them.

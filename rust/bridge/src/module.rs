@@ -1,12 +1,14 @@
 //! What `mnemosyne._core` offers to Python: a mailbox, the calls that open a store or a tree, and their handles.
 
+use crate::attach::{is_a_fork, same_process, settle_here, still_open};
 use crate::convert::{from_python, to_python};
+use crate::log::install;
 use crate::loop_thread::{AgentLoop, stop_at_exit};
 use crate::port::{Port, Reply};
 use crate::request::{OpenTree, OpenedTree, open_store, serve_store, serve_tree, try_send_work};
 use mnemosyne_core::{Problem, ProblemKind, error::codes};
 use mnemosyne_store::Store;
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning};
 use pyo3::prelude::*;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -16,12 +18,12 @@ use tokio::runtime::Runtime;
 const WORKERS: usize = 2;
 
 /// The runtime of a process that Python started. Never dropped: dropping it would join threads while attached.
-fn runtime() -> PyResult<&'static Runtime> {
+pub(crate) fn runtime() -> PyResult<&'static Runtime> {
     static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
     let built = RUNTIME.get_or_init(|| {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let built = builder.worker_threads(WORKERS).thread_name("mnemosyne").enable_all().build();
-        built.map_err(|error| error.to_string())
+        built.inspect(|runtime| install(runtime.handle())).map_err(|error| error.to_string())
     });
     built.as_ref().map_err(|error| PyRuntimeError::new_err(format!("the Rust runtime did not start: {error}")))
 }
@@ -43,19 +45,21 @@ impl std::fmt::Debug for Handle {
 impl Handle {
     /// Asks the store; answered on `port` under `ticket`.
     fn store(&self, port: &Port, ticket: u64, request: &Bound<'_, PyAny>) -> PyResult<()> {
+        same_process(request.py())?;
         let request = from_python(request)?;
         let store = Arc::clone(&self.store);
-        port.mailbox.answer(runtime()?.handle(), ticket, serve_store(store, request));
+        port.channel.answer(runtime()?.handle(), ticket, serve_store(store, request));
         Ok(())
     }
 
     /// Asks the tree; answered on `port` under `ticket`.
     fn tree(&self, port: &Port, ticket: u64, request: &Bound<'_, PyAny>) -> PyResult<()> {
+        still_open(request.py())?;
         let request = from_python(request)?;
         let Some(opened) = &self.tree else {
             return Err(PyRuntimeError::new_err("this handle has no tree"));
         };
-        port.mailbox.answer(runtime()?.handle(), ticket, serve_tree(opened.tree.clone(), request));
+        port.channel.answer(runtime()?.handle(), ticket, serve_tree(opened.tree.clone(), request));
         Ok(())
     }
 
@@ -72,6 +76,7 @@ impl Handle {
         ticket: u64,
         request: &Bound<'_, PyAny>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        still_open(py)?;
         let request = from_python(request)?;
         let Some(opened) = &self.tree else {
             return Err(PyRuntimeError::new_err("this handle has no tree"));
@@ -79,7 +84,7 @@ impl Handle {
         let _entered = runtime()?.enter();
         match try_send_work(&opened.tree, request) {
             Ok(work) => {
-                port.mailbox.answer(runtime()?.handle(), ticket, work);
+                port.channel.answer(runtime()?.handle(), ticket, work);
                 Ok(None)
             }
             Err(Reply::Error(refusal)) => to_python(py, &refusal).map(Some),
@@ -89,19 +94,22 @@ impl Handle {
 
     /// The tree's health, as `SystemHealth`; never blocks.
     fn health<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        same_process(py)?;
         let health = self.tree.as_ref().map(|opened| opened.tree.health());
         let value = serde_json::to_value(health).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
         to_python(py, &value)
     }
 
     /// The agents' ids.
-    fn agents(&self) -> Vec<String> {
+    fn agents(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        same_process(py)?;
         let agents = self.tree.as_ref().map(|opened| opened.tree.agents()).unwrap_or_default();
-        agents.iter().map(|agent| agent.agent_id().to_owned()).collect()
+        Ok(agents.iter().map(|agent| agent.agent_id().to_owned()).collect())
     }
 
     /// One agent's health, as `AgentHealth`, or None; never blocks.
     fn agent_health<'py>(&self, py: Python<'py>, agent: &str) -> PyResult<Bound<'py, PyAny>> {
+        same_process(py)?;
         let health = self.tree.as_ref().and_then(|opened| opened.tree.agent(agent)).map(|handle| handle.health());
         let value = serde_json::to_value(health).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
         to_python(py, &value)
@@ -110,6 +118,11 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        if is_a_fork() {
+            // Letting go would wake threads that this process does not have, behind locks that may be held for ever.
+            std::mem::forget((self.tree.take(), Arc::clone(&self.store)));
+            return;
+        }
         if let (Some(opened), Ok(runtime)) = (self.tree.take(), runtime()) {
             // Actors end on their own runtime; this may be the garbage collector of any Python thread.
             runtime.spawn(async move {
@@ -123,7 +136,7 @@ impl Drop for Handle {
 /// Opens a store to read, cancel and ask; answered with a `Handle`.
 #[pyfunction]
 fn store(port: &Port, ticket: u64, path: PathBuf) -> PyResult<()> {
-    port.mailbox.answer(runtime()?.handle(), ticket, async move {
+    port.channel.answer(runtime()?.handle(), ticket, async move {
         match open_store(path).await {
             Ok(store) => Reply::Handle(Handle { store, tree: None }),
             Err(problem) => problem.into(),
@@ -136,9 +149,10 @@ fn store(port: &Port, ticket: u64, path: PathBuf) -> PyResult<()> {
 #[pyfunction]
 #[pyo3(signature = (port, ticket, config, store))]
 fn tree(port: &Port, ticket: u64, config: &Bound<'_, PyAny>, store: Option<&Handle>) -> PyResult<()> {
+    still_open(config.py())?;
     let store = store.map(|handle| Arc::clone(&handle.store));
     let config = serde_json::from_value::<OpenTree>(from_python(config)?);
-    port.mailbox.answer(runtime()?.handle(), ticket, async move {
+    port.channel.answer(runtime()?.handle(), ticket, async move {
         let config = match config {
             Ok(config) => config,
             Err(error) => {
@@ -157,8 +171,16 @@ fn tree(port: &Port, ticket: u64, config: &Bound<'_, PyAny>, store: Option<&Hand
 
 /// Stops the agents' loop and waits for it, for Python's exit hook: after it no Rust thread touches Python.
 #[pyfunction]
-fn stop_loop(py: Python<'_>) {
-    py.detach(stop_at_exit);
+fn stop_loop(py: Python<'_>) -> PyResult<()> {
+    stop_at_exit(py)
+}
+
+/// What the bridge counts; see `BridgeMetrics`.
+#[pyfunction]
+fn metrics(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    same_process(py)?;
+    let value = serde_json::to_value(crate::metrics::metrics());
+    to_python(py, &value.map_err(|error| PyRuntimeError::new_err(error.to_string()))?)
 }
 
 /// Adds everything to `mnemosyne._core`, whether the wheel or an embedding binary makes it.
@@ -166,12 +188,23 @@ fn stop_loop(py: Python<'_>) {
 /// # Errors
 /// Python refuses an attribute.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    settle_here();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("debug_build", cfg!(debug_assertions))?;
+    if cfg!(debug_assertions) {
+        let warning = module.py().get_type::<PyRuntimeWarning>();
+        PyErr::warn(module.py(), &warning, c"this is a debug build of mnemosyne: nothing measured with it counts", 1)?;
+    }
     module.add_class::<Port>()?;
     module.add_class::<AgentLoop>()?;
     module.add_class::<Handle>()?;
     module.add_function(wrap_pyfunction!(store, module)?)?;
+    module.add_function(wrap_pyfunction!(metrics, module)?)?;
     module.add_function(wrap_pyfunction!(tree, module)?)?;
+    #[cfg(feature = "bench")]
+    {
+        module.add_function(wrap_pyfunction!(crate::bench::bench_bridge, module)?)?;
+        module.add_function(wrap_pyfunction!(crate::bench::bench_ping_pong, module)?)?;
+    }
     module.add_function(wrap_pyfunction!(stop_loop, module)?)
 }

@@ -1,20 +1,30 @@
-//! A mailbox from any thread of Rust into one asyncio loop. Pushing never takes the GIL: a message goes into a queue, and
-//! at the edge from empty to non-empty one byte goes into a socket that the loop watches with `add_reader`.
+//! A port: the way from any thread of Rust into one asyncio loop. Pushing never takes the GIL; the loop watches the bell
+//! with `add_reader`, and takes what has come in ticks that are bounded in items and in time.
 
-use crate::convert::to_python;
+use crate::attach::same_process;
+use crate::bell::FileBell;
+use crate::convert::{item_to_python, to_python};
+use crate::log::Line;
+use crate::mailbox::Mailbox;
 use crate::module::Handle;
+use crate::sync::locked;
 use mnemosyne_core::error::codes;
-use mnemosyne_core::{Problem, ProblemKind};
-use mnemosyne_runtime::HostError;
+use mnemosyne_core::{Problem, ProblemKind, WorkItem};
+use mnemosyne_runtime::{HostError, Ticket};
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::PyTuple;
 use serde_json::{Value, json};
-use std::collections::{HashMap, VecDeque};
-use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
+
+/// Messages of one tick: then the loop's timers and sockets get their turn, and what was done is handed back.
+const TICK_MESSAGES: u32 = 256;
+/// Time of one tick. Eager tasks run inside it, so it is time of the agents' own code too.
+const TICK_TIME: Duration = Duration::from_millis(2);
 
 /// What a call is answered with.
 #[derive(Debug)]
@@ -45,85 +55,57 @@ impl From<&HostError> for Reply {
 /// What travels into the loop. Serialisable but for `Reply::Handle`, so that a worker process can speak it too.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// Make an agent; answered by `AgentLoop.started(ticket, ...)`.
-    Start { ticket: u64, value: Value },
+    /// Make an agent; answered by `AgentLoop.started(ticket, ...)`. Its work will name the seat.
+    Start { ticket: u64, seat: u64, value: Value },
     /// Forget an agent; answered by `AgentLoop.started(ticket, None)`.
-    Stop { ticket: u64, value: Value },
-    /// Do this; answered by `AgentLoop.completed`.
-    Work { key: u64, value: Value },
+    Stop { ticket: u64, seat: u64 },
+    /// A claim; answered by `AgentLoop.completed`.
+    Claimed { slot: Ticket, seat: u64, value: Value },
+    /// Direct work; answered by `AgentLoop.returned` or `completed`.
+    Direct { slot: Ticket, seat: u64, item: Arc<WorkItem> },
+    /// Work that was cancelled while it waited in here: it is never begun.
+    Unbegun { slot: Ticket },
     /// Cancel that.
-    Cancel { key: u64, reason: String },
+    Cancel { slot: Ticket, reason: String },
     /// The answer to a call of this loop.
     Reply { ticket: u64, reply: Reply },
+    /// A call of the pool for plain functions has ended, or found nothing to do.
+    Ran { number: u64 },
+    /// For Python's `logging`.
+    Log(Vec<Line>),
     /// End the loop.
     Shutdown,
 }
 
 /// The shared part, reachable from both sides.
-pub(crate) struct Mailbox {
-    queue: Mutex<Queue>,
-    /// Rust's end: written at the edge from empty to non-empty.
-    bell: UnixStream,
-    /// Python's end: watched by the loop, emptied by `drain`.
-    ear: UnixStream,
+pub(crate) struct Channel {
+    mailbox: Mailbox<Message, FileBell>,
     /// Calls under way, so that a cancelled await drops the future; empty for the moment in which it is spawned.
     calls: Mutex<HashMap<u64, Option<AbortHandle>>>,
 }
 
-#[derive(Default)]
-struct Queue {
-    messages: VecDeque<Message>,
-    closed: bool,
-}
-
-/// A poisoned lock here holds nothing half-done: every critical section is one push, pop or insert.
-pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Mailbox {
+impl Channel {
     pub(crate) fn new() -> std::io::Result<Arc<Self>> {
-        let (bell, ear) = UnixStream::pair()?;
-        bell.set_nonblocking(true)?;
-        ear.set_nonblocking(true)?;
-        Ok(Arc::new(Self { queue: Mutex::default(), bell, ear, calls: Mutex::default() }))
+        Ok(Arc::new(Self { mailbox: Mailbox::new(FileBell::new()?), calls: Mutex::default() }))
     }
 
     /// False if nobody will ever read it.
     pub(crate) fn push(&self, message: Message) -> bool {
-        let mut queue = locked(&self.queue);
-        if queue.closed {
-            return false;
-        }
-        let was_empty = queue.messages.is_empty();
-        queue.messages.push_back(message);
-        drop(queue);
-        if was_empty {
-            // A full socket means that a byte is waiting to be read: the loop will wake.
-            let _ = (&self.bell).write(&[1]);
-        }
-        true
-    }
-
-    fn take(&self, limit: usize) -> Vec<Message> {
-        let mut byte = [0u8; 64];
-        while matches!((&self.ear).read(&mut byte), Ok(count) if count > 0) {}
-        let mut queue = locked(&self.queue);
-        let count = limit.min(queue.messages.len());
-        let messages = queue.messages.drain(..count).collect();
-        if !queue.messages.is_empty() {
-            let _ = (&self.bell).write(&[1]);
-        }
-        messages
+        self.mailbox.push(message).is_ok()
     }
 
     pub(crate) fn close(&self) {
-        let messages = {
-            let mut queue = locked(&self.queue);
-            queue.closed = true;
-            std::mem::take(&mut queue.messages)
-        };
-        drop(messages);
+        drop(self.mailbox.close());
+        self.drop_calls();
+    }
+
+    /// The loop is given up: when it comes to itself, it finds nothing but the end.
+    pub(crate) fn give_up(&self) {
+        drop(self.mailbox.close_with(Message::Shutdown));
+        self.drop_calls();
+    }
+
+    fn drop_calls(&self) {
         let calls = std::mem::take(&mut *locked(&self.calls));
         for call in calls.into_values().flatten() {
             call.abort();
@@ -137,7 +119,7 @@ impl Mailbox {
         ticket: u64,
         work: impl Future<Output = Reply> + Send + 'static,
     ) {
-        let answer = Answer { mailbox: Arc::clone(self), ticket, reply: None };
+        let answer = Answer { channel: Arc::clone(self), ticket, reply: None };
         // The entry is there before the task can end. No lock over the spawn: on a runtime that is going down it drops the
         // task, and with it the answer, at once.
         locked(&self.calls).insert(ticket, None);
@@ -150,7 +132,7 @@ impl Mailbox {
 
 /// Answers when dropped: whoever waits is told, however the task ends, with a panic for one.
 struct Answer {
-    mailbox: Arc<Mailbox>,
+    channel: Arc<Channel>,
     ticket: u64,
     reply: Option<Reply>,
 }
@@ -163,47 +145,112 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if locked(&self.mailbox.calls).remove(&self.ticket).is_none() {
+        if locked(&self.channel.calls).remove(&self.ticket).is_none() {
             return; // cancelled: nobody waits
         }
         let reply = self.reply.take().unwrap_or_else(|| {
             Problem::new(ProblemKind::Closed, codes::CLOSED, "the call was given up before it was answered").into()
         });
-        self.mailbox.push(Message::Reply { ticket: self.ticket, reply });
+        self.channel.push(Message::Reply { ticket: self.ticket, reply });
     }
 }
 
-/// The Python side of a mailbox.
+/// The Python side of a port. Iterating over it is one tick: messages as `(kind, number, seat, payload)`, each made into
+/// Python objects when its turn comes. The bell rings on while messages wait, so the loop calls again.
 #[pyclass(frozen, module = "mnemosyne._core")]
 pub(crate) struct Port {
-    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) channel: Arc<Channel>,
+    /// Only the loop's own thread takes this lock.
+    tick: Mutex<Tick>,
+}
+
+struct Tick {
+    /// Taken from the mailbox and not yet delivered.
+    inbox: VecDeque<Message>,
+    began: Instant,
+    delivered: u32,
+}
+
+impl Port {
+    pub(crate) fn on(channel: Arc<Channel>) -> Self {
+        let tick = Tick { inbox: VecDeque::new(), began: Instant::now(), delivered: 0 };
+        Self { channel, tick: Mutex::new(tick) }
+    }
+
+    fn next(&self) -> Option<Message> {
+        let tick = &mut *locked(&self.tick);
+        if tick.is_over() {
+            return None;
+        }
+        if tick.inbox.is_empty() {
+            if !self.channel.mailbox.take(&mut tick.inbox) {
+                return None;
+            }
+            withdraw(&mut tick.inbox);
+        }
+        tick.delivered += 1;
+        tick.inbox.pop_front()
+    }
+}
+
+/// Takes back work whose cancel waits behind it.
+fn withdraw(inbox: &mut VecDeque<Message>) {
+    let cancelled: HashSet<u64> = inbox.iter().filter_map(Message::cancels).collect();
+    if cancelled.is_empty() {
+        return;
+    }
+    for message in inbox {
+        if let Message::Direct { slot, .. } | Message::Claimed { slot, .. } = message
+            && cancelled.contains(&slot.0)
+        {
+            *message = Message::Unbegun { slot: *slot };
+        }
+    }
+}
+
+impl Tick {
+    fn is_over(&self) -> bool {
+        self.delivered > 0 && (self.delivered >= TICK_MESSAGES || self.began.elapsed() >= TICK_TIME)
+    }
 }
 
 #[pymethods]
 impl Port {
     #[new]
-    fn new() -> PyResult<Self> {
-        Ok(Self { mailbox: Mailbox::new()? })
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        same_process(py)?;
+        Ok(Self::on(Channel::new()?))
     }
 
     /// The descriptor to watch for reading.
     fn fileno(&self) -> i32 {
-        self.mailbox.ear.as_raw_fd()
+        self.channel.mailbox.bell().descriptor()
     }
 
-    /// At most `limit` messages as `(kind, id, payload)`; the descriptor stays readable if more wait.
-    fn drain<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Bound<'py, PyList>> {
-        let messages = self.mailbox.take(limit);
-        let list = PyList::empty(py);
-        for message in messages {
-            list.append(convert(py, message)?)?;
-        }
-        Ok(list)
+    /// Begins a tick.
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        let mut tick = locked(&slf.get().tick);
+        tick.began = Instant::now();
+        tick.delivered = 0;
+        drop(tick);
+        slf
+    }
+
+    /// The next message; one that cannot be made into objects comes as `undeliverable`, for whoever waits for it.
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let Some(message) = self.next() else { return Ok(None) };
+        let (kind, number) = message.name();
+        let failure = match catch_unwind(AssertUnwindSafe(|| deliver(py, message))) {
+            Ok(Ok(tuple)) => return Ok(Some(tuple)),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "a panic in the bridge".to_owned(),
+        };
+        (intern!(py, "undeliverable"), number, 0_u64, (kind, failure)).into_pyobject(py).map(Some)
     }
 
     /// Drops the future behind a call that nobody awaits any more.
     fn cancel(&self, ticket: u64) {
-        let call = locked(&self.mailbox.calls).remove(&ticket);
+        let call = locked(&self.channel.calls).remove(&ticket);
         if let Some(call) = call.flatten() {
             call.abort();
         }
@@ -211,29 +258,70 @@ impl Port {
 
     /// Nothing is delivered any more; calls under way are dropped.
     fn close(&self) {
-        self.mailbox.close();
+        self.channel.close();
     }
 }
 
 impl Drop for Port {
     /// Its loop was closed: nobody reads any more.
     fn drop(&mut self) {
-        self.mailbox.close();
+        self.channel.close();
     }
 }
 
-fn convert(py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyTuple>> {
-    let (kind, id, payload) = match message {
-        Message::Start { ticket, value } => ("start", ticket, to_python(py, &value)?),
-        Message::Stop { ticket, value } => ("stop", ticket, to_python(py, &value)?),
-        Message::Work { key, value } => ("work", key, to_python(py, &value)?),
-        Message::Cancel { key, reason } => ("cancel", key, reason.into_pyobject(py)?.into_any()),
-        Message::Reply { ticket, reply: Reply::Value(value) } => ("value", ticket, to_python(py, &value)?),
-        Message::Reply { ticket, reply: Reply::Error(value) } => ("error", ticket, to_python(py, &value)?),
-        Message::Reply { ticket, reply: Reply::Handle(handle) } => {
-            ("value", ticket, Bound::new(py, handle)?.into_any())
+impl Message {
+    fn cancels(&self) -> Option<u64> {
+        match self {
+            Message::Cancel { slot, .. } => Some(slot.0),
+            _ => None,
         }
-        Message::Shutdown => ("shutdown", 0, py.None().into_bound(py)),
-    };
-    (kind, id, payload).into_pyobject(py)
+    }
+
+    /// Its kind, and the number that its answer or its failure names.
+    fn name(&self) -> (&'static str, u64) {
+        match self {
+            Message::Start { ticket, .. } => ("start", *ticket),
+            Message::Stop { ticket, .. } => ("stop", *ticket),
+            Message::Claimed { slot, .. } => ("claimed", slot.0),
+            Message::Direct { slot, .. } => ("direct", slot.0),
+            Message::Unbegun { slot } => ("unbegun", slot.0),
+            Message::Cancel { slot, .. } => ("cancel", slot.0),
+            Message::Reply { ticket, reply: Reply::Error(_) } => ("error", *ticket),
+            Message::Reply { ticket, .. } => ("value", *ticket),
+            Message::Ran { number } => ("ran", *number),
+            Message::Log(_) => ("log", 0),
+            Message::Shutdown => ("shutdown", 0),
+        }
+    }
+}
+
+fn deliver(py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyTuple>> {
+    match message {
+        Message::Direct { slot, seat, item } => {
+            (intern!(py, "direct"), slot.0, seat, item_to_python(py, &item)?).into_pyobject(py)
+        }
+        Message::Claimed { slot, seat, value } => {
+            (intern!(py, "claimed"), slot.0, seat, to_python(py, &value)?).into_pyobject(py)
+        }
+        Message::Unbegun { slot } => (intern!(py, "unbegun"), slot.0, 0_u64, py.None()).into_pyobject(py),
+        Message::Cancel { slot, reason } => (intern!(py, "cancel"), slot.0, 0_u64, reason).into_pyobject(py),
+        Message::Start { ticket, seat, value } => {
+            (intern!(py, "start"), ticket, seat, to_python(py, &value)?).into_pyobject(py)
+        }
+        Message::Stop { ticket, seat } => (intern!(py, "stop"), ticket, seat, py.None()).into_pyobject(py),
+        Message::Reply { ticket, reply } => {
+            let (kind, payload) = match reply {
+                Reply::Value(value) => (intern!(py, "value"), to_python(py, &value)?),
+                Reply::Error(value) => (intern!(py, "error"), to_python(py, &value)?),
+                Reply::Handle(handle) => (intern!(py, "value"), Bound::new(py, handle)?.into_any()),
+            };
+            (kind, ticket, 0_u64, payload).into_pyobject(py)
+        }
+        Message::Ran { number } => (intern!(py, "ran"), number, 0_u64, py.None()).into_pyobject(py),
+        Message::Log(lines) => {
+            let lines = lines.into_iter().map(|line| (line.at, line.level, line.logger, line.text));
+            (intern!(py, "log"), 0_u64, 0_u64, lines.collect::<Vec<_>>()).into_pyobject(py)
+        }
+        Message::Shutdown => (intern!(py, "shutdown"), 0_u64, 0_u64, py.None()).into_pyobject(py),
+    }
 }

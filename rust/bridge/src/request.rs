@@ -116,7 +116,7 @@ impl OpenTree {
         let config = TreeConfig { store: Arc::clone(&store), roles: roles.collect(), claims: self.claims };
         let tree = Tree::start(config).await?;
         match PythonHost::launch(&tokio::runtime::Handle::current(), Arc::clone(&store), directory).await {
-            Ok(host) => tree.register_bridge(Arc::new(host)),
+            Ok(host) => host.serve(&tree),
             Err(error) => {
                 tree.shutdown().await;
                 return Err(Problem::new(ProblemKind::Environment, codes::PYTHON, "the agents' loop did not start")

@@ -66,16 +66,17 @@ enum Upcall {
 }
 
 /// Answers one upcall.
-pub(crate) async fn upcall(host: Option<Arc<HostInner>>, request: Value) -> Reply {
-    let Some(host) = host else {
-        return Problem::new(ProblemKind::Closed, codes::CLOSED, "the tree of this agent was shut down").into();
-    };
+pub(crate) async fn upcall(host: Arc<HostInner>, request: Value) -> Reply {
     match serde_json::from_value::<Upcall>(request) {
         Ok(upcall) => serve(&host, upcall).await.map_or_else(Reply::from, Reply::Value),
         Err(error) => {
             Problem::new(ProblemKind::Agent, codes::AGENT, format!("an upcall cannot be read: {error}")).into()
         }
     }
+}
+
+pub(crate) fn tree_is_gone() -> Problem {
+    Problem::new(ProblemKind::Closed, codes::CLOSED, "the tree of this agent was shut down")
 }
 
 async fn serve(host: &HostInner, upcall: Upcall) -> Result<Value, Problem> {

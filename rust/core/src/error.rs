@@ -73,6 +73,8 @@ pub mod codes {
     pub const STORE_FOREIGN: Code = "MN-0206";
     /// Python cannot be used.
     pub const PYTHON: Code = "MN-0209";
+    /// A process that was forked after we started.
+    pub const FORKED: Code = "MN-0340";
     /// An agent raised.
     pub const AGENT: Code = "MN-0301";
     /// A time limit passed.

@@ -146,7 +146,7 @@ async fn attach_python(tree: &Tree, store: &Arc<dyn Store>, path: &Path) {
     let host = mnemosyne_bridge::PythonHost::launch(&runtime, Arc::clone(store), Some(directory)).await;
     // The tree says itself why its roles are degraded; a bridge can still be registered later.
     if let Ok(host) = host {
-        tree.register_bridge(Arc::new(host));
+        host.serve(tree);
     }
 }
 

@@ -8,13 +8,13 @@
 //!
 //! A panic in the actor itself counts in the agent's restart window and charges no item: what it held goes back.
 
-use crate::assignment::{claimed_value, direct_value};
+use crate::assignment::claimed_value;
 use crate::background::Timer;
 use crate::finish::{self, Judged, Leave};
 use crate::guards::{InFlight, Report, Reporter, Seat, Settled, Settling};
 use crate::handle::WorkError;
 use crate::health::AgentHealth;
-use crate::host::{AgentStart, Assignment, HostError, SharedHost, WorkKey};
+use crate::host::{AgentStart, Assignment, HostError, SharedHost, Work, WorkKey};
 use crate::record::{AgentRecord, Book, RoleRecord, TreeRecord, clip};
 use crate::role_supervisor::RoleMessage;
 use crate::settle::{End, Verdict, settle};
@@ -52,7 +52,12 @@ pub(crate) struct Job {
 /// Durable or direct.
 pub(crate) enum Load {
     Claimed(Box<Claimed>),
-    Direct { item: Box<WorkItem>, reply: Reply },
+    /// With the room that it takes in the tree.
+    Direct {
+        item: Arc<WorkItem>,
+        reply: Reply,
+        room: OwnedSemaphorePermit,
+    },
 }
 
 impl Load {
@@ -336,13 +341,13 @@ impl Life {
         let Job { key, place, deadline, load } = job;
         let Some(host) = self.host.clone().filter(|_| self.stage == Stage::Ready) else { return };
         let (agent_id, generation) = (self.record.agent_id.clone(), self.generation);
-        let value = match &load {
-            Load::Claimed(claimed) => claimed_value(claimed, &agent_id, generation),
+        let work = match &load {
+            Load::Claimed(claimed) => Work::Claimed(claimed_value(claimed, &agent_id, generation)),
             Load::Direct { reply, .. } if reply.is_closed() => return,
             Load::Direct { item, .. } => {
                 let event = self.event(EventKind::AgentStartedWithTask);
                 self.tree.events.announce(event.with("description", item.description.clone()));
-                direct_value(item, &agent_id, generation)
+                Work::Direct(item.clone())
             }
         };
         let report = Report { key, outcome: None, tree: self.tree.clone(), record: self.record.clone(), generation };
@@ -350,7 +355,7 @@ impl Life {
         let timer = self.timer(deadline.saturating_duration_since(Instant::now()), AgentMessage::Deadline(key));
         let job = InFlight {
             host: host.clone(),
-            key,
+            ticket: None,
             place: Some(place),
             load: Some(load),
             ending: None,
@@ -359,10 +364,12 @@ impl Life {
         };
         self.jobs.insert(key, job);
         self.refresh();
-        host.submit(
-            Assignment { key, agent_id, generation, value },
-            Box::new(move |outcome| reporter.deliver(outcome)),
-        );
+        // Its place in `jobs` is there before: should the host panic, the job is released with the actor.
+        let assignment = Assignment { key, agent_id, generation, work };
+        let ticket = host.submit(assignment, Box::new(move |outcome| reporter.deliver(outcome)));
+        if let Some(job) = self.jobs.get_mut(&key) {
+            job.ticket = Some(ticket);
+        }
     }
 
     fn timer(&self, delay: Duration, message: AgentMessage) -> Timer {
@@ -378,7 +385,7 @@ impl Life {
         if let Some(job) = self.jobs.get_mut(&key).filter(|job| job.ending.is_none()) {
             job.ending = Some(ending);
             job.timer = Some(grace);
-            job.host.cancel(key, reason);
+            job.cancel(reason);
         }
     }
 
@@ -413,7 +420,8 @@ impl Life {
                 let judged = finish::claimed(self, &claimed, outcome, ending);
                 self.settle(key, judged, place);
             }
-            Some(Load::Direct { item, reply }) => {
+            Some(Load::Direct { item, reply, room }) => {
+                drop(room);
                 let (answer, leave) = finish::direct(self, &item, outcome, ending);
                 self.leave_now(leave);
                 let _ = reply.send(answer);
@@ -426,7 +434,7 @@ impl Life {
     /// Work that did not stop: the agent is left behind with it, and a new generation takes over (FENCE-2).
     fn abandon(&mut self, key: WorkKey) {
         let Some(mut job) = self.jobs.remove(&key) else { return };
-        job.finished = true; // it was cancelled already
+        job.abandon();
         let ending = job.ending.unwrap_or(Ending::Deadline);
         let place = job.place.take();
         match job.load.take() {
@@ -434,7 +442,8 @@ impl Life {
                 let judged = finish::abandoned(self, &claimed, ending);
                 self.settle(key, judged, place);
             }
-            Some(Load::Direct { item, reply }) => {
+            Some(Load::Direct { item, reply, room }) => {
+                drop(room);
                 let problem = finish::abandoned_direct(self, &item, ending);
                 self.leave_now(Some(Leave::because("its work did not stop when it was cancelled")));
                 let _ = reply.send(Err(WorkError::from(problem)));

@@ -1,6 +1,5 @@
-//! Work as the agents' side reads it: one dict per claim, or per direct call.
+//! A claim as the agents' side reads it: one dict.
 
-use mnemosyne_core::WorkItem;
 use mnemosyne_store::Claimed;
 use serde_json::{Value, json};
 
@@ -17,26 +16,9 @@ pub(crate) fn claimed_value(claimed: &Claimed, agent_id: &str, generation: u64) 
         "epoch": claimed.item.epoch,
         "agent_id": agent_id,
         "generation": generation,
-        "claimed": true,
         "run": run,
         "task": claimed.task.as_ref().map(|task| &task.spec),
         "setup": plan.map(|plan| plan.setup.clone()).unwrap_or_default(),
         "accepted": claimed.accepted,
-    })
-}
-
-/// Direct work: no store stands behind it.
-pub(crate) fn direct_value(item: &WorkItem, agent_id: &str, generation: u64) -> Value {
-    json!({
-        "item": item,
-        "kind": "work",
-        "epoch": 0,
-        "agent_id": agent_id,
-        "generation": generation,
-        "claimed": false,
-        "run": null,
-        "task": null,
-        "setup": [],
-        "accepted": [],
     })
 }

@@ -9,7 +9,7 @@
 use crate::agent::{AgentMessage, Ending, Load};
 use crate::background::Timer;
 use crate::finish::Leave;
-use crate::host::{Outcome, SharedHost, WorkKey};
+use crate::host::{Outcome, SharedHost, Ticket, WorkKey};
 use crate::record::{AgentRecord, RoleRecord, TreeRecord};
 use crate::role_supervisor::RoleMessage;
 use crate::settle::Verdict;
@@ -35,7 +35,8 @@ impl Drop for Seat {
 /// Work that the host has: cancelled when dropped unfinished.
 pub(crate) struct InFlight {
     pub(crate) host: SharedHost,
-    pub(crate) key: WorkKey,
+    /// Set once the host has it.
+    pub(crate) ticket: Option<Ticket>,
     pub(crate) place: Option<OwnedSemaphorePermit>,
     pub(crate) load: Option<Load>,
     pub(crate) ending: Option<Ending>,
@@ -44,10 +45,26 @@ pub(crate) struct InFlight {
     pub(crate) finished: bool,
 }
 
+impl InFlight {
+    pub(crate) fn cancel(&self, reason: &str) {
+        if let Some(ticket) = self.ticket {
+            self.host.cancel(ticket, reason);
+        }
+    }
+
+    /// It was cancelled, and goes on.
+    pub(crate) fn abandon(&mut self) {
+        self.finished = true;
+        if let Some(ticket) = self.ticket {
+            self.host.abandon(ticket);
+        }
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         if !self.finished {
-            self.host.cancel(self.key, "its agent went down");
+            self.cancel("its agent went down");
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::dispatch::deadline_after;
 use crate::finish::{closed, lost, timeout_problem};
 use crate::health::AgentHealth;
 use crate::host::{HostError, WorkKey};
-use crate::record::{AgentRecord, RoleRecord, TreeRecord, clip};
+use crate::record::{AgentRecord, DIRECT_LIMIT, RoleRecord, TreeRecord, clip};
 use crate::role_supervisor::RoleMessage;
 use mnemosyne_core::error::codes;
 use mnemosyne_core::{AgentRole, AgentState, Problem, ProblemKind, WorkItem, WorkResult};
@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, TryAcquireError, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// A boxed future, as [`AgentHandle::try_send_work`] returns it.
@@ -125,27 +125,27 @@ impl AgentHandle {
             Ok(Err(_)) => return Err(closed().into()),
             Err(_) => return Err(timeout_problem(&item).into()),
         };
-        self.dispatch(item, place, deadline)?.await
+        let room = match timeout_at(deadline, self.tree.room.clone().acquire_owned()).await {
+            Ok(Ok(room)) => room,
+            Ok(Err(_)) => return Err(closed().into()),
+            Err(_) => return Err(timeout_problem(&item).into()),
+        };
+        self.dispatch(item, place, room, deadline)?.await
     }
 
     /// As [`AgentHandle::send_work`], but never waits for a place. The work begins at once, not with the first poll.
     ///
     /// # Errors
-    /// `Full` at once when the agent has no free place, `Closed` when it was shut down.
+    /// `Full` at once when the agent or its tree has no free place, `Closed` when it was shut down.
     pub fn try_send_work(
         &self,
         item: WorkItem,
         timeout: Option<Duration>,
     ) -> Result<BoxFuture<'static, Result<WorkResult, WorkError>>, WorkError> {
         let deadline = deadline(&item, timeout);
-        let place = self.record.places.clone().try_acquire_owned().map_err(|error| match error {
-            TryAcquireError::Closed => closed(),
-            TryAcquireError::NoPermits => {
-                let message = format!("the agent {} has no free place", self.agent_id());
-                Problem::new(ProblemKind::Full, codes::FULL, message).hint("wait with send_work, or add agents")
-            }
-        })?;
-        Ok(Box::pin(self.dispatch(item, place, deadline)?))
+        let place = at_once(&self.record.places, || format!("the agent {} has no free place", self.agent_id()))?;
+        let room = at_once(&self.tree.room, || format!("the tree holds {DIRECT_LIMIT} pieces of direct work"))?;
+        Ok(Box::pin(self.dispatch(item, place, room, deadline)?))
     }
 
     /// Hands the work over now; the future waits for its answer.
@@ -153,6 +153,7 @@ impl AgentHandle {
         &self,
         item: WorkItem,
         place: OwnedSemaphorePermit,
+        room: OwnedSemaphorePermit,
         deadline: Instant,
     ) -> Result<impl Future<Output = Result<WorkResult, WorkError>> + Send + 'static, WorkError> {
         if self.tree.is_draining() || self.record.is_closing() {
@@ -160,7 +161,7 @@ impl AgentHandle {
         }
         let (reply, answer) = oneshot::channel();
         let key = WorkKey::next();
-        let job = Job { key, place, deadline, load: Load::Direct { item: Box::new(item), reply } };
+        let job = Job { key, place, deadline, load: Load::Direct { item: Arc::new(item), reply, room } };
         let agent_id = self.record.agent_id.clone();
         let mut unwanted = Unwanted { handle: self.clone(), key, answered: false };
         if !self.role.send(RoleMessage::Work { agent_id, job }) {
@@ -236,6 +237,16 @@ impl AgentHandle {
         self.role.send(RoleMessage::StopAgent { agent_id, reply });
         let _ = answer.await;
     }
+}
+
+/// A permit without waiting for one.
+fn at_once(places: &Arc<Semaphore>, full: impl FnOnce() -> String) -> Result<OwnedSemaphorePermit, Problem> {
+    places.clone().try_acquire_owned().map_err(|error| match error {
+        TryAcquireError::Closed => closed(),
+        TryAcquireError::NoPermits => {
+            Problem::new(ProblemKind::Full, codes::FULL, full()).hint("wait with send_work, or add agents")
+        }
+    })
 }
 
 fn deadline(item: &WorkItem, timeout: Option<Duration>) -> Instant {

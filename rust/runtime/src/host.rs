@@ -2,7 +2,7 @@
 //! supervision tests implement it in memory, so that they need no interpreter and can pause the clock.
 
 use async_trait::async_trait;
-use mnemosyne_core::{AgentRole, Problem, WorkResult};
+use mnemosyne_core::{AgentRole, Problem, WorkItem, WorkResult};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -123,17 +123,30 @@ impl WorkKey {
     }
 }
 
+/// The host's own name for submitted work; may be used again once the work has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket(pub u64);
+
 /// Work for a started agent.
 #[derive(Debug, Clone)]
 pub struct Assignment {
-    /// For cancel.
+    /// Unique in this process.
     pub key: WorkKey,
     /// Who.
     pub agent_id: String,
     /// Which generation.
     pub generation: u64,
-    /// The assignment as the agents' side reads it: item, kind, epoch, run, task, setup, accepted, claimed.
-    pub value: Value,
+    /// What.
+    pub work: Work,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone)]
+pub enum Work {
+    /// A claim, as the agents' side reads it: item, kind, epoch, run, task, setup, accepted.
+    Claimed(Value),
+    /// Direct work: no store stands behind it, and nothing is around it.
+    Direct(Arc<WorkItem>),
 }
 
 /// How work ended.
@@ -173,9 +186,11 @@ pub trait AgentHost: Send + Sync + 'static {
     /// Makes the agent of this generation.
     async fn start(&self, start: AgentStart) -> Result<(), HostError>;
     /// Hands over work; `done` is called once it ended.
-    fn submit(&self, work: Assignment, done: Done);
-    /// Asks for work to be cancelled; its outcome still comes through `done`.
-    fn cancel(&self, key: WorkKey, reason: &str);
+    fn submit(&self, work: Assignment, done: Done) -> Ticket;
+    /// Asks for work to be cancelled; its outcome still comes through `done`. Work that has ended is not found.
+    fn cancel(&self, ticket: Ticket, reason: &str);
+    /// Work did not end when it was cancelled, and nobody waits for it any more; should it still end, `done` is called.
+    fn abandon(&self, ticket: Ticket);
     /// Forgets the agent of this generation, closing what it holds.
     async fn stop(&self, agent_id: &str, generation: u64);
     /// How long ago the host's loop was seen alive; `None` where it was never seen.

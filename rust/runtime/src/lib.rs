@@ -38,4 +38,4 @@ mod tests;
 pub use handle::{AgentHandle, BoxFuture, WorkError};
 pub use health::{AgentHealth, RoleHealth, RoleState, StoreHealth, StoreState, SystemHealth};
 pub use host::*;
-pub use tree::{RoleSpec, Tree, TreeConfig};
+pub use tree::{RoleSpec, Tree, TreeConfig, WeakTree};

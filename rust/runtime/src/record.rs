@@ -55,6 +55,9 @@ pub(crate) struct Seen {
     pub(crate) store: StoreHealth,
 }
 
+/// Direct work that a tree holds at a time, all agents together: the queue of its bridge is never longer than this.
+pub(crate) const DIRECT_LIMIT: usize = 16_384;
+
 /// One tree.
 pub(crate) struct TreeRecord {
     pub(crate) store: Arc<dyn Store>,
@@ -67,6 +70,8 @@ pub(crate) struct TreeRecord {
     /// Set by a shutdown after its drain: writes to an unavailable store are given up.
     pub(crate) closing: AtomicBool,
     pub(crate) seen: Mutex<Seen>,
+    /// One permit per piece of direct work, whichever agent's.
+    pub(crate) room: Arc<Semaphore>,
     /// Held while an agent gets its id, which is unique in the tree.
     pub(crate) adding: Mutex<()>,
     roles: BTreeMap<AgentRole, Arc<RoleRecord>>,
@@ -85,6 +90,7 @@ impl TreeRecord {
             draining: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             seen: Mutex::new(seen),
+            room: Arc::new(Semaphore::new(DIRECT_LIMIT)),
             adding: Mutex::default(),
             roles: AgentRole::ALL.iter().map(|role| (*role, RoleRecord::new(*role))).collect(),
             origin: Instant::now(),
@@ -132,6 +138,8 @@ pub(crate) struct RoleRecord {
     pub(crate) agents: Mutex<Vec<Arc<AgentRecord>>>,
     /// The bridge that was registered last.
     pub(crate) host: Mutex<Option<SharedHost>>,
+    /// Why that bridge makes no progress, while it makes none.
+    pub(crate) stuck: Mutex<Option<String>>,
     /// The supervisor that lives now; replaced by the root.
     pub(crate) supervisor: Mutex<Option<ActorRef<RoleMessage>>>,
     /// Why the role is degraded, as last announced.
@@ -144,6 +152,7 @@ impl RoleRecord {
             role,
             agents: Mutex::default(),
             host: Mutex::default(),
+            stuck: Mutex::default(),
             supervisor: Mutex::default(),
             degraded: Mutex::default(),
         })
@@ -165,6 +174,10 @@ impl RoleRecord {
         let mut announced = locked(&self.degraded);
         if *announced == reason {
             return;
+        }
+        match &reason {
+            Some(reason) => tracing::info!(target: "mnemosyne.runtime", "role {} is degraded: {reason}", self.role),
+            None => tracing::info!(target: "mnemosyne.runtime", "role {} has recovered", self.role),
         }
         let kind = if reason.is_some() { EventKind::RoleDegraded } else { EventKind::RoleRecovered };
         let event = NewEvent { role: Some(self.role), ..NewEvent::new(kind) }.with("role", self.role.as_str());
@@ -288,13 +301,15 @@ impl AgentRecord {
     pub(crate) fn health(&self, tree: &TreeRecord, role: &RoleRecord) -> AgentHealth {
         let host = locked(&role.host).clone();
         let heartbeat = host.and_then(|host| host.heartbeat_age());
+        let stuck = locked(&role.stuck).is_some();
         let book = self.book();
         let count = book.window.count(tree.now());
-        let works = matches!(book.state, AgentState::Starting | AgentState::Idle | AgentState::Busy);
+        let alive = matches!(book.state, AgentState::Starting | AgentState::Idle | AgentState::Busy);
+        let works = alive && !stuck;
         AgentHealth {
             agent_id: self.agent_id.clone(),
             role: self.role,
-            state: book.state,
+            state: if alive && stuck { AgentState::Suspect } else { book.state },
             is_healthy: works && count < ERRORS_TO_DEGRADE,
             error_count: u32::try_from(count).unwrap_or(u32::MAX),
             last_error: book.last_error.as_ref().map(|(text, _)| text.clone()),

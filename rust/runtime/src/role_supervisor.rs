@@ -29,6 +29,8 @@ use tokio::sync::oneshot;
 
 pub(crate) enum RoleMessage {
     RegisterPythonBridge(SharedHost),
+    /// The bridge is stuck, or goes on: `RoleRecord::stuck` says which.
+    BridgeMoved,
     AddAgent(Arc<AgentRecord>),
     /// Something was committed, or a place became free: look for work.
     Wake,
@@ -237,6 +239,7 @@ impl Supervisor {
                     slot.tell(AgentMessage::RegisterPythonBridge(host.clone()));
                 }
             }
+            RoleMessage::BridgeMoved => self.judge_role(),
             RoleMessage::AddAgent(record) => self.adopt(record).await,
             RoleMessage::Wake => self.wake(),
             RoleMessage::Tick => self.tick(),
@@ -382,6 +385,8 @@ impl Supervisor {
         let event = slot.record.event(EventKind::AgentRestarted, generation).with("reason", clip(reason));
         let event = event.with("generation", generation).with("delay_seconds", delay_ms as f64 / 1_000.0);
         self.tree.events.announce(event);
+        let agent_id = &slot.record.agent_id;
+        tracing::info!(target: "mnemosyne.runtime", "{agent_id} begins generation {generation}: {reason}");
         if delay_ms > 0 {
             slot.refuse_waiting();
         }
@@ -526,7 +531,8 @@ impl Supervisor {
                 _ => works = true,
             }
         }
-        let reason = degraded.or(out_of_service.filter(|_| !works));
+        let stuck = locked(&self.role.stuck).clone().filter(|_| works);
+        let reason = degraded.or(stuck).or(out_of_service.filter(|_| !works));
         self.role.announce_degraded(&self.tree, reason);
     }
 }

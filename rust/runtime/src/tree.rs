@@ -18,7 +18,7 @@ use mnemosyne_store::Store;
 use ractor::{Actor, ActorRef};
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
@@ -52,6 +52,19 @@ pub struct TreeConfig {
 #[derive(Clone)]
 pub struct Tree {
     inner: Arc<Inner>,
+}
+
+/// A tree that is not kept alive: for tasks that serve it while it lives.
+#[derive(Clone)]
+pub struct WeakTree {
+    inner: Weak<Inner>,
+}
+
+impl WeakTree {
+    /// The tree, if it lives.
+    pub fn upgrade(&self) -> Option<Tree> {
+        self.inner.upgrade().map(|inner| Tree { inner })
+    }
 }
 
 struct Inner {
@@ -103,12 +116,27 @@ impl Tree {
         Ok(Tree { inner: Arc::new(inner) })
     }
 
+    /// The tree without keeping it alive.
+    pub fn downgrade(&self) -> WeakTree {
+        WeakTree { inner: Arc::downgrade(&self.inner) }
+    }
+
     /// Attaches the bridge to every agent of every role, those added later included. Another bridge replaces it: agents
     /// that run begin a new generation there, without a charge.
     pub fn register_bridge(&self, host: SharedHost) {
         for role in self.inner.record.roles() {
             *locked(&role.host) = Some(host.clone());
+            *locked(&role.stuck) = None;
             role.send(RoleMessage::RegisterPythonBridge(host.clone()));
+        }
+    }
+
+    /// Says that the bridge makes no progress, and why; or with `None` that it goes on. Its agents are shown as suspect
+    /// and their roles as degraded meanwhile. What is in flight keeps its deadlines.
+    pub fn bridge_stuck(&self, reason: Option<String>) {
+        for role in self.inner.record.roles() {
+            locked(&role.stuck).clone_from(&reason);
+            role.send(RoleMessage::BridgeMoved);
         }
     }
 

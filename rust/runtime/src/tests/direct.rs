@@ -18,8 +18,7 @@ async fn a_result_comes_back_and_the_store_never_held_the_item() {
     assert_eq!(result.data["answer"], 42);
     assert!(world.store.item("direct").await.unwrap().is_none());
     let assignment = locked(&world.host.submissions)[0].clone();
-    assert_eq!((&assignment.value["claimed"], &assignment.value["kind"]), (&json!(false), &json!("work")));
-    assert_eq!(assignment.value["item"]["id"], "direct");
+    assert!(matches!(&assignment.work, Work::Direct(item) if item.id == "direct"));
     world.until_events(EventKind::AgentCompleted, 1).await;
     assert_eq!(world.of_kind(EventKind::AgentStartedWithTask).await[0].data["description"], "do direct");
 }
@@ -57,6 +56,42 @@ async fn a_second_item_is_refused_at_once_or_waits_for_the_place() {
     let (first, waited) = tokio::join!(first, agent.send_work(item("third"), None));
     assert!(first.is_ok() && waited.is_ok());
     assert!(began.elapsed() >= Duration::from_secs(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_tree_refuses_at_once_or_waits_and_takes_the_next_when_there_is_room() {
+    let world = World::new(executors(1), MemoryHost::new(|_| Act::Now(ok()))).await;
+    let agent = world.agent();
+    let room = world.tree.record().room.clone();
+    let all = u32::try_from(crate::record::DIRECT_LIMIT).unwrap();
+    let taken = room.clone().acquire_many_owned(all).await.unwrap();
+    let refused = agent.try_send_work(item("refused"), None).map(|_| ()).unwrap_err();
+    assert_eq!(kind_of(&refused), Some(ProblemKind::Full));
+    let late = soon(agent.send_work(item("late"), Some(Duration::from_secs(1)))).await.unwrap_err();
+    assert_eq!(kind_of(&late), Some(ProblemKind::Timeout));
+    let waiting = tokio::spawn({
+        let agent = agent.clone();
+        async move { agent.send_work(item("waits"), None).await }
+    });
+    settle().await;
+    assert_eq!(world.host.submitted(), 0);
+    drop(taken);
+    assert!(soon(waiting).await.unwrap().is_ok());
+    eventually("the room is given back", async || room.available_permits() == crate::record::DIRECT_LIMIT).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn down_1_a_stuck_bridge_makes_its_agents_suspect_and_its_roles_degraded_until_it_goes_on() {
+    let world = World::new(executors(1), MemoryHost::new(|_| Act::Now(ok()))).await;
+    let (tree, agent) = (&world.tree, world.agent());
+    tree.bridge_stuck(Some("it is busy".to_owned()));
+    world.until_events(EventKind::RoleDegraded, 1).await;
+    assert_eq!(world.of_kind(EventKind::RoleDegraded).await[0].data["reason"], "it is busy");
+    assert_eq!((agent.health().state, agent.health().is_healthy), (AgentState::Suspect, false));
+    tree.bridge_stuck(None);
+    world.until_events(EventKind::RoleRecovered, 1).await;
+    assert_eq!((agent.health().state, agent.health().is_healthy), (AgentState::Idle, true));
+    assert_eq!(agent.generation(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,6 +145,7 @@ async fn work_that_ignores_its_cancel_is_abandoned_with_its_generation() {
     let error = soon(agent.send_work(item("deaf"), Some(Duration::from_secs(1)))).await.unwrap_err();
     assert_eq!((kind_of(&error), began.elapsed().as_secs()), (Some(ProblemKind::Timeout), 6));
     eventually("generation 2", async || agent.generation() == 2 && agent.health().state == AgentState::Idle).await;
+    assert_eq!(*locked(&world.host.abandoned), [world.host.last_key()]);
     world.host.finish(world.host.last_key(), ok());
     world.until_events(EventKind::StaleResultDropped, 1).await;
 }

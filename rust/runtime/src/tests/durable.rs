@@ -10,7 +10,7 @@ fn problem(kind: ProblemKind) -> Problem {
 
 /// Ends every kind of item well.
 fn good(work: &Assignment) -> Outcome {
-    match work.value["kind"].as_str().unwrap() {
+    match work.claim()["kind"].as_str().unwrap() {
         "optimize" => ok_with(json!({"pack": ""})),
         "execute" => ok_with(json!({"base_commit": "b", "commit": "c", "summary": "wrote it"})),
         "review" => ok_with(json!({"passed": true, "feedback": ""})),
@@ -68,7 +68,7 @@ async fn an_item_that_raises_five_times_is_done_once_by_generation_2_with_the_ev
 #[tokio::test(start_paused = true)]
 async fn an_error_delays_its_item_and_not_the_others() {
     let host = MemoryHost::new(|work| {
-        Act::Now(if work.value["item"]["id"] == "bad" && work.value["epoch"] == 1 { raised() } else { ok() })
+        Act::Now(if work.claim()["item"]["id"] == "bad" && work.claim()["epoch"] == 1 { raised() } else { ok() })
     });
     let world = World::new(executors(1), host).await;
     world.store.submit_item(WorkItem { priority: 9, ..item("bad") }, None).await.unwrap();
@@ -76,14 +76,14 @@ async fn an_error_delays_its_item_and_not_the_others() {
     world.until_item("bad", ItemState::Done).await;
     let order: Vec<String> = locked(&world.host.submissions)
         .iter()
-        .map(|work| work.value["item"]["id"].as_str().unwrap().to_owned())
+        .map(|work| work.claim()["item"]["id"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(order, ["bad", "good", "bad"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_poison_item_goes_to_the_dead_letters_and_the_agent_is_not_charged_further() {
-    let host = MemoryHost::new(|work| Act::Now(if work.value["item"]["id"] == "poison" { raised() } else { ok() }));
+    let host = MemoryHost::new(|work| Act::Now(if work.claim()["item"]["id"] == "poison" { raised() } else { ok() }));
     let world = World::new(executors(1), host).await;
     world.submit("poison").await;
     world.until_item("poison", ItemState::Dead).await;
@@ -120,17 +120,17 @@ async fn independent_tasks_overlap_and_dependent_ones_never_do() {
     }
     assert!(overlap);
     let submissions = locked(&world.host.submissions);
-    let accept = submissions.iter().rfind(|work| work.value["kind"] == "accept").unwrap();
-    assert_eq!(accept.value["task"]["id"], "c");
-    assert_eq!(accept.value["accepted"].as_array().unwrap().len(), 2);
-    assert_eq!(accept.value["setup"], json!(["true"]));
-    assert_eq!(accept.value["run"]["workspace"], "/nowhere/r-1");
-    assert!(accept.value["run"].get("directory").is_none());
+    let accept = submissions.iter().rfind(|work| work.claim()["kind"] == "accept").unwrap();
+    assert_eq!(accept.claim()["task"]["id"], "c");
+    assert_eq!(accept.claim()["accepted"].as_array().unwrap().len(), 2);
+    assert_eq!(accept.claim()["setup"], json!(["true"]));
+    assert_eq!(accept.claim()["run"]["workspace"], "/nowhere/r-1");
+    assert!(accept.claim()["run"].get("directory").is_none());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_deadline_cancels_the_work_and_counts_as_an_error_of_the_agent() {
-    let host = MemoryHost::new(|work| if work.value["epoch"] == 1 { Act::Hang } else { Act::Now(ok()) });
+    let host = MemoryHost::new(|work| if work.claim()["epoch"] == 1 { Act::Hang } else { Act::Now(ok()) });
     let world = World::new(executors(1), host).await;
     world.store.submit_item(WorkItem { timeout_seconds: 7.0, ..item("slow") }, None).await.unwrap();
     let began = Instant::now();
@@ -145,7 +145,7 @@ async fn a_deadline_cancels_the_work_and_counts_as_an_error_of_the_agent() {
 
 #[tokio::test(start_paused = true)]
 async fn kill_1_work_that_does_not_stop_is_abandoned_after_the_grace_and_its_late_result_is_stale() {
-    let host = MemoryHost::new(|work| if work.value["epoch"] == 1 { Act::Deaf } else { Act::Now(ok()) });
+    let host = MemoryHost::new(|work| if work.claim()["epoch"] == 1 { Act::Deaf } else { Act::Now(ok()) });
     let world = World::new(executors(1), host).await;
     world.store.submit_item(WorkItem { timeout_seconds: 7.0, ..item("deaf") }, None).await.unwrap();
     let began = Instant::now();
@@ -236,7 +236,7 @@ async fn a_cancel_command_of_another_process_is_obeyed_within_200_ms() {
 #[tokio::test(start_paused = true)]
 async fn a_missing_environment_interrupts_the_run_and_cancels_its_other_work() {
     let host = MemoryHost::new(|work| {
-        if work.value["task"]["id"] == "a" {
+        if work.claim()["task"]["id"] == "a" {
             Act::After(1_000, Outcome::Environment(problem(ProblemKind::Environment)))
         } else {
             Act::Hang
@@ -256,7 +256,7 @@ async fn a_missing_environment_interrupts_the_run_and_cancels_its_other_work() {
 #[tokio::test(start_paused = true)]
 async fn a_missing_environment_makes_a_run_less_item_wait() {
     let host = MemoryHost::new(|work| {
-        Act::Now(match work.value["epoch"].as_u64() {
+        Act::Now(match work.claim()["epoch"].as_u64() {
             Some(1) => Outcome::Environment(problem(ProblemKind::Environment)),
             _ => ok(),
         })
@@ -306,7 +306,7 @@ async fn failures_of_the_model_never_charge_the_agent_and_the_fifth_is_the_attem
 #[tokio::test(start_paused = true)]
 async fn what_the_server_asked_for_is_how_long_the_item_waits() {
     let host = MemoryHost::new(|work| {
-        Act::Now(match work.value["epoch"].as_u64() {
+        Act::Now(match work.claim()["epoch"].as_u64() {
             Some(1) => Outcome::Model { problem: problem(ProblemKind::Model), fatal: false, retry_after: Some(17.0) },
             _ => ok(),
         })
@@ -320,7 +320,7 @@ async fn what_the_server_asked_for_is_how_long_the_item_waits() {
 
 #[tokio::test(start_paused = true)]
 async fn work_that_its_host_lost_goes_back_without_a_charge() {
-    let host = MemoryHost::new(|work| if work.value["epoch"] == 1 { Act::Lose } else { Act::Now(ok()) });
+    let host = MemoryHost::new(|work| if work.claim()["epoch"] == 1 { Act::Lose } else { Act::Now(ok()) });
     let world = World::new(executors(1), host).await;
     world.submit("lost").await;
     world.until_item("lost", ItemState::Done).await;
@@ -396,7 +396,7 @@ async fn kill_1_a_run_that_is_stopped_stops_its_work_at_once() {
 #[tokio::test(start_paused = true)]
 async fn trees_that_share_a_host_keep_their_work_apart() {
     let host = MemoryHost::new(|work| {
-        let id = work.value["item"]["id"].clone();
+        let id = work.claim()["item"]["id"].clone();
         Act::After(100, ok_with(json!({"id": id})))
     });
     let (one, two) = (World::new(executors(1), host.clone()).await, World::new(executors(1), host).await);

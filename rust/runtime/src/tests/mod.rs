@@ -8,7 +8,7 @@ mod lifecycle;
 mod supervision;
 mod windows;
 
-use crate::host::{AgentHost, AgentSpec, AgentStart, Assignment, Done, HostError, Outcome, WorkKey};
+use crate::host::{AgentHost, AgentSpec, AgentStart, Assignment, Done, HostError, Outcome, Ticket, Work, WorkKey};
 use crate::record::locked;
 use crate::{AgentHandle, RoleSpec, Tree, TreeConfig};
 use async_trait::async_trait;
@@ -48,6 +48,7 @@ pub(crate) struct MemoryHost {
     pub(crate) starts: Mutex<Vec<(Instant, AgentStart)>>,
     pub(crate) stops: Mutex<Vec<(String, u64)>>,
     pub(crate) cancels: Mutex<Vec<String>>,
+    pub(crate) abandoned: Mutex<Vec<WorkKey>>,
     pub(crate) submissions: Mutex<Vec<Assignment>>,
 }
 
@@ -60,6 +61,7 @@ impl MemoryHost {
             starts: Mutex::default(),
             stops: Mutex::default(),
             cancels: Mutex::default(),
+            abandoned: Mutex::default(),
             submissions: Mutex::default(),
         })
     }
@@ -108,7 +110,7 @@ impl AgentHost for Shared {
         answer
     }
 
-    fn submit(&self, work: Assignment, done: Done) {
+    fn submit(&self, work: Assignment, done: Done) -> Ticket {
         let key = work.key;
         let act = (locked(&self.0.script))(&work);
         locked(&self.0.submissions).push(work);
@@ -127,14 +129,20 @@ impl AgentHost for Shared {
             Act::Lose => drop(done),
             Act::Panic => panic!("the host was told to"),
         }
+        Ticket(key.0)
     }
 
-    fn cancel(&self, key: WorkKey, reason: &str) {
+    fn cancel(&self, ticket: Ticket, reason: &str) {
+        let key = WorkKey(ticket.0);
         locked(&self.0.cancels).push(reason.to_owned());
         let hears = locked(&self.0.pending).get(&key).is_some_and(|(deaf, _)| !deaf);
         if hears {
             self.0.finish(key, Outcome::Cancelled);
         }
+    }
+
+    fn abandon(&self, ticket: Ticket) {
+        locked(&self.0.abandoned).push(WorkKey(ticket.0));
     }
 
     async fn stop(&self, agent_id: &str, generation: u64) {
@@ -143,6 +151,16 @@ impl AgentHost for Shared {
 
     fn heartbeat_age(&self) -> Option<Duration> {
         Some(Duration::from_secs(1))
+    }
+}
+
+impl Assignment {
+    /// The claim as the agents' side reads it; null for direct work.
+    pub(crate) fn claim(&self) -> &Value {
+        match &self.work {
+            Work::Claimed(value) => value,
+            Work::Direct(_) => &Value::Null,
+        }
     }
 }
 

@@ -1,0 +1,64 @@
+"""Tasks whose first step is done when they are made, on every Python that we run on.
+
+An item that ends in its first step is never scheduled: no handle, no round of the loop. Python 3.12 has such tasks. On
+3.11 the loop lends a hand: a task asks its loop to call its first step soon, once, in its constructor, and our loop
+gives that step back to be called at once. It is a real task from the beginning, so ``asyncio.timeout`` and whoever asks
+for the current task find it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+__all__ = ["new_event_loop", "start_task"]
+
+_NAME = "mnemosyne-item"
+
+if sys.version_info >= (3, 12):
+
+    def new_event_loop() -> asyncio.AbstractEventLoop:
+        """Return a loop for :func:`start_task`."""
+        return asyncio.new_event_loop()
+
+    def start_task(
+        work: Coroutine[object, object, None], loop: asyncio.AbstractEventLoop, context: contextvars.Context
+    ) -> asyncio.Task[None]:
+        """Return a task whose first step has been done; called on the loop's thread, outside any task."""
+        return asyncio.Task(work, loop=loop, name=_NAME, context=context, eager_start=True)
+
+else:
+
+    class _Loop(asyncio.SelectorEventLoop):
+        first_step: Callable[[], object] | None = None
+        wanted = False
+
+        def call_soon(  # type: ignore[override]
+            self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        ) -> asyncio.Handle | None:
+            if self.wanted:
+                self.wanted, self.first_step = False, callback
+                return None
+            return super().call_soon(callback, *args, context=context)
+
+    def new_event_loop() -> asyncio.AbstractEventLoop:
+        """Return a loop for :func:`start_task`."""
+        return _Loop()
+
+    def start_task(
+        work: Coroutine[object, object, None], loop: asyncio.AbstractEventLoop, context: contextvars.Context
+    ) -> asyncio.Task[None]:
+        """Return a task whose first step has been done; called on the loop's thread, outside any task."""
+        assert isinstance(loop, _Loop)
+        loop.wanted = True
+        try:
+            task = asyncio.Task(work, loop=loop, name=_NAME, context=context)
+            step = loop.first_step
+        finally:
+            loop.wanted, loop.first_step = False, None
+        assert step is not None
+        context.run(step)
+        return task

@@ -1,0 +1,145 @@
+//! What our crates log, on its way to Python's `logging`, in a process that Python started. (A Rust program has a tracing
+//! subscriber of its own, and gets the same events there.)
+//!
+//! Whoever logs only appends to a bounded list; what does not fit is counted and said. Every 10 ms at most one task sorts
+//! what has come and sends it through a loop's mailbox as one message: no log call ever attaches, and none waits.
+
+use crate::loop_thread::living;
+use crate::port::Message;
+use crate::sync::locked;
+use std::fmt::{Debug, Write};
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::runtime::Handle;
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+/// Lines that wait at a time.
+const LIMIT: usize = 2_048;
+const EVERY: Duration = Duration::from_millis(10);
+
+static WAITING: Mutex<Waiting> = Mutex::new(Waiting { lines: Vec::new(), dropped: 0, sending: false });
+
+struct Waiting {
+    lines: Vec<Line>,
+    dropped: u64,
+    /// A task is on its way to send them.
+    sending: bool,
+}
+
+/// One log record.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Line {
+    /// Seconds since 1970.
+    pub(crate) at: f64,
+    /// As Python counts: 10 for debug to 40 for error.
+    pub(crate) level: u8,
+    pub(crate) logger: &'static str,
+    pub(crate) text: String,
+}
+
+/// Forwards from now on, unless the process has a subscriber already.
+pub(crate) fn install(runtime: &Handle) {
+    let _ = tracing::subscriber::set_global_default(Forwarder { runtime: runtime.clone() });
+}
+
+struct Forwarder {
+    runtime: Handle,
+}
+
+impl Subscriber for Forwarder {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && *metadata.level() <= Level::INFO && metadata.target().starts_with("mnemosyne")
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::INFO)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        let level = match *event.metadata().level() {
+            Level::ERROR => 40,
+            Level::WARN => 30,
+            Level::INFO => 20,
+            Level::DEBUG | Level::TRACE => 10,
+        };
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let line = Line { at, level, logger: event.metadata().target(), text: text.0 };
+        if keep(line) {
+            self.runtime.spawn(async {
+                tokio::time::sleep(EVERY).await;
+                send();
+            });
+        }
+    }
+
+    // Spans are not forwarded.
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+/// Whether somebody has to be sent for it.
+fn keep(line: Line) -> bool {
+    let mut waiting = locked(&WAITING);
+    if waiting.lines.len() >= LIMIT {
+        waiting.dropped += 1;
+    } else {
+        waiting.lines.push(line);
+    }
+    !std::mem::replace(&mut waiting.sending, true)
+}
+
+/// Sends what waits to the newest loop; without one it waits on, for the next line.
+fn send() {
+    let Some(shared) = living().pop() else {
+        locked(&WAITING).sending = false;
+        return;
+    };
+    let (mut lines, dropped) = {
+        let mut waiting = locked(&WAITING);
+        waiting.sending = false;
+        (std::mem::take(&mut waiting.lines), std::mem::take(&mut waiting.dropped))
+    };
+    lines.sort_by(|one, other| one.at.total_cmp(&other.at)); // threads append in the order in which they got the lock
+    if dropped > 0 {
+        let at = lines.last().map_or(0.0, |line| line.at);
+        let text = format!("{dropped} log records were dropped: they came faster than they could be handed over");
+        lines.push(Line { at, level: 30, logger: "mnemosyne.bridge", text });
+    }
+    shared.channel.push(Message::Log(lines));
+}
+
+/// The message, then the fields as `name=value`.
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        // Writing to a String does not fail.
+        let _ = match field.name() {
+            "message" => write!(self.0, "{value:?}"),
+            name => write!(self.0, " {name}={value:?}"),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_lines_than_fit_are_counted_and_one_is_sent_for_all_of_them() {
+        let line = || Line { at: 1.0, level: 20, logger: "mnemosyne.test", text: "said".to_owned() };
+        let sent_for = (0..LIMIT + 10).filter(|_| keep(line())).count();
+        let waiting = locked(&WAITING);
+        assert_eq!((sent_for, waiting.lines.len(), waiting.dropped), (1, LIMIT, 10));
+    }
+}

@@ -1,0 +1,179 @@
+"""What becomes of a loop whose agents stand in its way, and of plain functions that do not end.
+
+Each case is a process of its own: a loop that is stuck would take the other tests' agents with it.
+"""
+
+import re
+import subprocess
+import sys
+import textwrap
+
+PREAMBLE = """
+import asyncio, os, sys, threading, time
+from mnemosyne import (
+    AgentError, AgentExecutionMixin, AgentRole, AgentSpec, AgentUnavailable, ClaudeAgentBridge, Phase, WorkItem,
+    WorkTimeout, _core, loop,
+)
+loop.LAG_LIMIT_SECONDS = 0.5
+
+def item(name="w", **fields):
+    return WorkItem(id=name, description="d", phase=Phase.PLAN_TO_ARTIFACTS, role=AgentRole.EXECUTOR, **fields)
+
+async def until(condition, seconds=15.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.01)
+
+class Agent(AgentExecutionMixin):
+    async def execute_work(self, work):
+        seconds = work["context"].get("block")
+        if seconds:
+            time.sleep(seconds)
+        await asyncio.sleep(work["context"].get("wait", 0))
+        return {"success": True, "data": {"thread": threading.get_ident()}}
+"""
+
+
+def in_a_process(program: str, seconds: float = 40.0) -> subprocess.CompletedProcess[str]:
+    code = PREAMBLE + textwrap.dedent(program)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=seconds, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_lag_and_waits_are_readable_and_a_healthy_loop_is_not_suspect() -> None:
+    in_a_process(
+        """
+        async def main():
+            async with await ClaudeAgentBridge.spawn("executor", Agent) as bridge:
+                await bridge.send_work(item())
+                seen = _core.metrics()
+                (one,) = seen["loops"]
+                assert not one["suspect"] and one["submitted"] == 1 and one["in_flight"] == 0, one
+                assert one["heartbeat_age_seconds"] < 2 and one["lag_seconds"] < 0.5, one
+                sites = {site["site"]: site["count"] for site in seen["sites"]}
+                assert sites["loop_thread"] == 1 and sites["plain_agent"] == 0, sites
+                # It holds the loop up for less than the limit: nothing is left behind for it.
+                await bridge.send_work(item(context={"block": 0.3}))
+                assert bridge.generation == 1 and _core.metrics()["loops_left_behind"] == 0
+        asyncio.run(main())
+        """
+    )
+
+
+def test_a_loop_that_is_stuck_is_left_behind_and_only_the_one_who_stuck_is_charged() -> None:
+    done = in_a_process(
+        """
+        async def main():
+            innocent = await ClaudeAgentBridge.spawn("executor", Agent, agent_id="innocent")
+            guilty = await ClaudeAgentBridge.spawn("reviewer", Agent, agent_id="guilty")
+            before = (await innocent.send_work(item())).data["thread"]
+            waiting = asyncio.ensure_future(innocent.send_work(item("waits", context={"wait": 3600})))
+            await until(lambda: innocent.health().state == "busy")
+            blocking = asyncio.ensure_future(guilty.send_work(item("blocks", context={"block": 60})))
+            await until(lambda: _core.metrics()["loops"][0]["suspect"])
+            try:
+                await blocking
+            except AgentError as error:
+                assert "LoopBlocked" in str(error), error
+            else:
+                raise AssertionError("it was not charged")
+            try:
+                await waiting
+            except AgentUnavailable as error:
+                assert "not known" in error.reason, error  # lost, not failed: it may be sent again
+            else:
+                raise AssertionError("it cannot have ended")
+            await until(lambda: innocent.health().state == "idle" and guilty.health().state == "idle")
+            assert (innocent.health().error_count, innocent.generation) == (0, 2)
+            after = (await innocent.send_work(item())).data["thread"]
+            assert after != before
+            assert (await guilty.send_work(item())).data["thread"] == after
+            assert _core.metrics()["loops_left_behind"] == 1
+            await innocent.shutdown()
+            await guilty.shutdown()
+        asyncio.run(main())
+        print("over", flush=True)
+        """,
+    )
+    assert "over" in done.stdout
+    # The stack of the culprit is on standard error.
+    assert re.search(r"in execute_work", done.stderr), done.stderr
+
+
+def test_a_plain_function_that_does_not_end_is_left_behind_and_its_room_is_given_to_another() -> None:
+    in_a_process(
+        """
+        loop.GRACE_SECONDS = 0.2
+
+        class Blocks(AgentExecutionMixin):
+            def execute_work(self, work):
+                if work["context"].get("stick"):
+                    time.sleep(3600)
+                return {"success": True, "data": {"thread": threading.get_ident()}}
+
+        async def main():
+            bridge = await ClaudeAgentBridge.spawn("executor", AgentSpec(source=Blocks, in_flight=16))
+            sticking = [
+                asyncio.ensure_future(bridge.send_work(item(f"s-{n}", context={"stick": True}))) for n in range(8)
+            ]
+            await until(lambda: _core.metrics()["loops"][0]["in_flight"] == 8)
+            waiting = asyncio.ensure_future(bridge.send_work(item("waits")))
+            unbegun = asyncio.ensure_future(bridge.send_work(item("unbegun")))
+            await until(lambda: _core.metrics()["loops"][0]["in_flight"] == 10)
+            unbegun.cancel()  # it waits in the pool, where it can be taken back
+            sticking[0].cancel()  # it sleeps in C, where it cannot
+            assert (await waiting).data["thread"]
+            assert _core.metrics()["functions_left_behind"] == 1
+            assert _core.metrics()["loops_left_behind"] == 0
+            os._exit(0)
+        asyncio.run(main())
+        """
+    )
+
+
+def test_a_process_with_a_plain_function_that_does_not_end_still_ends() -> None:
+    in_a_process(
+        """
+        class Blocks(AgentExecutionMixin):
+            def execute_work(self, work):
+                time.sleep(3600)
+
+        async def main():
+            bridge = await ClaudeAgentBridge.spawn("executor", Blocks)
+            asyncio.ensure_future(bridge.send_work(item()))
+            await until(lambda: bridge.health().state == "busy")
+        asyncio.run(main())
+        """,
+        seconds=20,
+    )
+
+
+def test_a_fork_is_told_and_does_not_hang() -> None:
+    in_a_process(
+        """
+        import warnings
+        from mnemosyne import EnvironmentProblem
+        warnings.simplefilter("ignore")
+
+        async def main():
+            bridge = await ClaudeAgentBridge.spawn("executor", Agent)
+            await bridge.send_work(item())
+            return bridge
+        bridge = asyncio.run(main())
+        child = os.fork()
+        if child == 0:
+            for use in (bridge.health, lambda: asyncio.run(bridge.send_work(item()))):
+                try:
+                    use()
+                except EnvironmentProblem as error:
+                    assert error.code == "MN-0340", error
+                else:
+                    os._exit(1)
+            sys.exit(0)  # with its exit hooks
+        _, status = os.waitpid(child, 0)
+        assert status == 0, status
+        asyncio.run(bridge.shutdown())
+        """
+    )
