@@ -86,6 +86,26 @@ test-pythons: build ## the bridge's tests, from one wheel, on every Python of PY
 	$(VENV)/bin/maturin build --release --quiet --out target/pythons/wheels
 	@tests/pythons.sh target/pythons/wheels/*.whl $(PYTHONS)
 
+VOICES := $(CURDIR)/target/voices
+AIMOCK := @copilotkit/aimock@^1.43.0
+# What others wrote and what this machine can run; the agent SDK is 365 MB and is asked for by name.
+HEARD  := $(VOICES)/python/.installed \
+          $(if $(shell command -v npm),$(VOICES)/node/.installed) \
+          $(if $(filter 1,$(MNEMOSYNE_AGENT_SDK)),$(VOICES)/agent-sdk/.installed)
+
+$(VOICES)/python/.installed $(VOICES)/agent-sdk/.installed: $(VENV)/.tools
+	$(PYTHON) -m venv --without-pip $(@D)
+	$(PYTHON) -m pip --python $(@D)/bin/python install --group $(if $(findstring agent-sdk,$@),voices-agent-sdk,voices)
+	@touch $@
+
+# Where npm cannot have it, its tests are skipped with a reason.
+$(VOICES)/node/.installed:
+	@npm install --silent --no-audit --no-fund --prefix $(@D) "$(AIMOCK)" && touch $@ || echo "npm cannot install $(AIMOCK)"
+
+.PHONY: voices
+voices: build $(VENV)/.dev $(HEARD) ## independent checkers and clients: llmock, aimock; MNEMOSYNE_AGENT_SDK=1: claude-agent-sdk
+	$(PYTHON) -m pytest --quiet tests/voices
+
 .PHONY: lint
 lint: build $(VENV)/.dev ## formatting, clippy, ruff, mypy, stubs, and which crates may see Python
 	cargo fmt --all --check

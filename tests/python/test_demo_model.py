@@ -301,6 +301,23 @@ async def test_the_real_tools_lead_to_the_same_file(sample: Path, tmp_path: Path
     assert (tmp_path / "other" / path).read_text() == (sample / path).read_text()
 
 
+def test_tools_of_another_client_are_called_by_the_names_that_it_gave_them(sample: Path) -> None:
+    body = execution(sample, make_plan(sample).tasks[0], None)
+    body["tools"] = [{**tool, "name": f"mcp__files__{tool['name']}"} for tool in EXECUTOR_TOOLS]
+    first = ask(body)
+    names = [str(block["name"]) for block in first.content if block["type"] == "tool_use"]
+    assert names[0] == "mcp__files__list_files"
+    results = [
+        {"type": "tool_result", "tool_use_id": block["id"], "content": "cannot be read", "is_error": True}
+        for block in first.content
+        if block["type"] == "tool_use"
+    ]
+    turns = [{"role": "assistant", "content": list(first.content)}, {"role": "user", "content": results}]
+    again = ask({**body, "messages": [*body["messages"], *turns]})  # type: ignore[misc]
+    asked = [block["name"] for block in again.content if block["type"] == "tool_use"]
+    assert asked == ["mcp__files__read_file"], "it knows its own call again, and tries once more"
+
+
 def test_a_red_check_is_reported_as_red(sample: Path) -> None:
     plan = make_plan(sample)
     words, _ = execute(sample, plan.tasks[2])

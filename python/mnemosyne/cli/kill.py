@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STEPS", "killed_demo"]
 
-STEPS = 96
+STEPS = 100
 """Steps of the sample's run; a test compares. Only the moments of the kills depend on it."""
 
 _TAG = "killed demo"
@@ -262,7 +263,7 @@ class _Boot:
         os.mkfifo(pipe, 0o600)
         reader, release = await _open_pipe(pipe)
         # -P: a module in the current folder must not shadow ours.
-        argv = ["/bin/sh", "-c", _TELL_PID, str(pipe), guard.interpreter, "-P", "-m", "mnemosyne", *words, "--json"]
+        argv = ["/bin/sh", "-c", _TELL_PID, str(pipe), sys.executable, "-P", "-m", "mnemosyne", *words, "--json"]
         running = guard.run(argv, cwd=Path.cwd(), env=environment, timeout=_RUN_SECONDS, tag=_TAG)
         ended = asyncio.create_task(running)
         ended.add_done_callback(lambda _: release())

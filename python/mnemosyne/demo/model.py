@@ -70,9 +70,9 @@ def _work(body: Mapping[str, object], parts: Mapping[str, str]) -> Reply:
     if not turn.uses:
         return Reply([{"type": "text", "text": turn.says}])
     # An id must be new in the conversation and the same whenever the same request comes again.
-    name = digest(body["messages"])[:20]
+    name, offered = digest(body["messages"])[:20], _offered(body)
     uses: list[Block] = [
-        {"type": "tool_use", "id": f"toolu_{name}_{index}", "name": tool, "input": given}
+        {"type": "tool_use", "id": f"toolu_{name}_{index}", "name": offered[tool], "input": given}
         for index, (tool, given) in enumerate(turn.uses)
     ]
     return Reply([_thought(body, turn.says), *uses], "tool_use")
@@ -97,6 +97,11 @@ def _schema_title(body: Mapping[str, object]) -> str | None:
 
 
 def _is_work(body: Mapping[str, object], parts: Mapping[str, str]) -> bool:
+    return "task" in parts and _offered(body).keys() >= _TOOLS
+
+
+def _offered(body: Mapping[str, object]) -> dict[str, str]:
+    """The tools that may be called: the name that we know -> the name in this request."""
     tools = body.get("tools")
-    names = {tool.get("name") for tool in tools if isinstance(tool, dict)} if isinstance(tools, list) else set()
-    return "task" in parts and names >= _TOOLS
+    names = [str(tool.get("name")) for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    return {prompt.own_name(name): name for name in names}

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Call", "calls", "files", "load", "sections", "user_text"]
+__all__ = ["Call", "calls", "files", "load", "own_name", "sections", "user_text"]
 
 _OPENING = re.compile(r"<([a-z_]+)(?: [^>]*)?>")
 _FILE = re.compile(r'<file path="([^"]+)">')
@@ -89,7 +89,14 @@ def _calls(body: Mapping[str, object]) -> Iterator[Call]:
         given = block.get("input")
         if block["type"] == "tool_use" and isinstance(given, dict) and block.get("id") in results:
             result = results[block["id"]]
-            yield Call(str(block["name"]), given, _text(result.get("content")), result.get("is_error") is True)
+            yield Call(
+                own_name(str(block["name"])), given, _text(result.get("content")), result.get("is_error") is True
+            )
+
+
+def own_name(tool: str) -> str:
+    """Return the name of a tool without its server's: other clients write ``mcp__files__read_file``."""
+    return tool.rpartition("__")[2] if tool.startswith("mcp__") else tool
 
 
 def load(text: str | None, default: object = None) -> object:
