@@ -169,7 +169,7 @@ class ClaudeAgentBridge:
         return task
 
     def _work(self, item: WorkItem, timeout: float | None) -> dict[str, JsonValue]:
-        return {"agent": self.agent_id, "item": item.model_dump(mode="json"), "timeout": timeout}
+        return {"agent": self.agent_id, "item": item.model_dump(), "timeout": timeout}
 
     async def record_error(self, error: BaseException | str) -> AgentHealth:
         """Charge the agent with an error that ``send_work`` did not see."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary, ref
 
-from mnemosyne.errors import AgentError, MnemosyneError, from_wire
+from mnemosyne.errors import AgentError, InvalidInput, MnemosyneError, from_wire
 
 if TYPE_CHECKING:
     from mnemosyne._core import Port
@@ -53,10 +53,11 @@ class Mailbox:
 
         Raises:
             MnemosyneError: The refusal, as its own class; an agent's exception is its ``__cause__``.
+            InvalidInput: What was asked holds a value that is no JSON (MN-0350); the message names its path.
         """
         ticket, future = self._begin()
         try:
-            ask(self._port, ticket)
+            self._ask(ask, ticket)
             return await future
         finally:
             self._forget(ticket)
@@ -65,15 +66,25 @@ class Mailbox:
         """Ask something that may refuse at once; return the future of its answer, which may be cancelled.
 
         Raises:
-            MnemosyneError: The refusal.
+            MnemosyneError: The refusal, or as :meth:`call`.
         """
         ticket, future = self._begin()
-        refusal = ask(self._port, ticket)
-        if refusal is not None:
+        try:
+            refusal = self._ask(ask, ticket)
+            if refusal is not None:
+                raise _exception(refusal)
+        except BaseException:
             self._forget(ticket)
-            raise _exception(refusal)
+            raise
         future.add_done_callback(lambda _: self._forget(ticket))
         return future
+
+    def _ask(self, ask: Callable[[Port, int], object], ticket: int) -> object:
+        try:
+            return ask(self._port, ticket)
+        except (TypeError, ValueError) as error:
+            hint = "use None, booleans, integers of 64 bits, finite floats, UTF-8 text, and lists and dicts of these"
+            raise InvalidInput(str(error), code="MN-0350", hint=hint) from error
 
     def _begin(self) -> tuple[int, asyncio.Future[object]]:
         ticket = next(_tickets)

@@ -217,7 +217,7 @@ class Orchestra:
         """
         request: Json = {
             "op": "submit_item",
-            "item": item.model_dump(mode="json"),
+            "item": item.model_dump(),
             "idempotency_key": idempotency_key,
         }
         return Work(self._open_handle(), str(await self._ask_store(request)))

@@ -16,6 +16,7 @@ from mnemosyne import (
     AgentRole,
     AgentSpec,
     ClaudeAgentBridge,
+    InvalidInput,
     Orchestra,
     Phase,
     WorkItem,
@@ -131,7 +132,17 @@ async def test_what_json_cannot_say_is_refused_with_its_path_before_it_is_sent(
         assert bridge.health().error_count == 0
 
 
+@pytest.mark.parametrize("case", CORPUS["refused"], ids=lambda case: case["what"])
+async def test_what_json_cannot_say_is_refused_with_its_path_in_a_configuration(case: dict[str, str]) -> None:
+    with pytest.raises(InvalidInput, match=case["because"]) as caught:
+        await ClaudeAgentBridge.spawn("executor", AgentSpec(source=Echo, config={"x": [0, eval(case["python"])]}))
+    assert "config.x.1" in str(caught.value)
+    assert caught.value.code == "MN-0350"
+
+
 async def test_what_is_nested_too_deeply_is_refused(bridge: ClaudeAgentBridge) -> None:
     for depth in (250, 100_000):
         with pytest.raises(ValueError, match="context"):
             await bridge.send_work(item(value=nest(depth)))
+        with pytest.raises(InvalidInput, match="too deeply"):
+            await ClaudeAgentBridge.spawn("executor", AgentSpec(source=Echo, config={"x": nest(depth)}))

@@ -64,6 +64,10 @@ def test_a_process_ends_while_the_loop_thread_blocks_in_c(waiting: dict[str, Fut
     assert outcome(waiting["exit_while_the_loop_thread_blocks_in_c"].result()) == (7, "working True\n")
 
 
+def test_a_process_ends_while_a_plain_function_blocks_in_c() -> None:
+    assert end_of("exit_while_a_plain_function_blocks_in_c") == (7, "working True\n")
+
+
 def test_a_process_ends_with_10_000_items_pending() -> None:
     assert end_of("exit_with_10_000_items_pending") == (7, "pending 10000\n")
 
@@ -86,6 +90,14 @@ def test_a_process_ends_only_after_a_thread_that_still_works() -> None:
 
 def test_the_exit_hook_may_run_more_than_once() -> None:
     assert end_of("exit_hook_runs_twice") == (0, "worked True\nhooks True\n")
+
+
+def test_after_the_exit_hook_a_new_bridge_is_refused() -> None:
+    assert end_of("use_after_the_exit_hook") == (0, "worked True\nrefused\nrefused\n")
+
+
+def test_after_the_exit_hook_a_bridge_that_was_kept_refuses_work() -> None:
+    assert end_of("kept_bridge_after_the_exit_hook") == (0, "refused\n")
 
 
 def test_a_bridge_may_be_spawned_while_another_shuts_down() -> None:
@@ -120,6 +132,24 @@ def test_sigterm_ends_a_busy_process() -> None:
     assert end_of("terminate_while_busy") == (-15, "working True\n")
 
 
+def test_ctrl_c_reaches_a_main_thread_that_waits_in_rust() -> None:
+    ended = run_in_time("interrupt_while_the_exit_waits_in_rust")
+    _, said = outcome(ended)
+    assert said.startswith("working True\nthrough after 0."), said  # seconds; uninterrupted the wait is five
+
+
+def test_a_forked_child_that_uses_the_bridge_gets_a_clear_error() -> None:
+    code, said = end_of("fork_then_use")
+    refused, ended = said.split("child")
+    assert (code, ended) == (0, " 0\nparent True\n")
+    assert [line.split()[0] for line in refused.splitlines()] == ["send_work", "spawn", "shutdown"]
+    assert all("refused" in line and line.endswith("True") for line in refused.splitlines()[:2]), refused
+
+
+def test_a_forked_child_that_uses_nothing_ends_at_once() -> None:
+    assert end_of("fork_then_exit") == (0, "child 5\nparent\n")
+
+
 def test_fork_in_a_handler_leaves_the_parent_at_work() -> None:
     assert end_of("fork_in_a_handler") == (0, "child [6, 6]\n")
 
@@ -127,7 +157,9 @@ def test_fork_in_a_handler_leaves_the_parent_at_work() -> None:
 # Handlers that misbehave
 
 
-@pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "Odd", "MemoryError"])
+@pytest.mark.parametrize(
+    "error", ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "Odd", "MemoryError", "Unspeakable"]
+)
 def test_what_a_handler_raises_is_its_own_error_whatever_it_is(error: str) -> None:
     one = f"AgentError from {error}\nneighbour True\n"
     assert end_of("raised_by_a_handler", error) == (0, 3 * one)
@@ -151,6 +183,12 @@ def test_a_system_exit_in_a_callback_of_a_handler_ends_nothing() -> None:
 )
 def test_what_asyncio_refuses_a_handler_is_the_handler_s_error(scenario: str) -> None:
     assert end_of(scenario) == (0, "AgentError from RuntimeError\nneighbour True\n")
+
+
+@pytest.mark.parametrize("scenario", ["handler_stops_the_loop", "handler_cancels_every_task_of_the_loop"])
+def test_what_a_handler_does_to_the_loop_costs_no_neighbour_its_work(scenario: str) -> None:
+    code, said = end_of(scenario)
+    assert (code, said.splitlines()[-1]) == (0, "neighbour True"), said
 
 
 def test_endless_recursion_in_a_handler_ends() -> None:
@@ -182,7 +220,7 @@ def test_plain_functions_that_fill_their_pool_do_not_slow_a_coroutine_agent() ->
 
 
 def test_kill_1_ten_thousand_cancels_at_once() -> None:
-    assert end_of("cancel_storm", "10000") == (0, "cancelled 10000\nerrors 0 generation 1\n")
+    assert outcome(run_in_time("cancel_storm", "10000", seconds=60)) == (0, "cancelled 10000\nerrors 0 generation 1\n")
 
 
 def test_work_goes_on_while_another_thread_wants_the_gil() -> None:

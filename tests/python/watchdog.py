@@ -33,7 +33,7 @@ class Ended:
     seconds: float
 
 
-def run_in_time(name: str, *arguments: str, seconds: float = 20.0) -> Ended:
+def run_in_time(name: str, *arguments: str, seconds: float = 30.0) -> Ended:
     """Run the scenario ``name`` of :mod:`hangs`.
 
     Args:

@@ -35,9 +35,9 @@ pub(super) mod rust_callbacks {
     }
 
     #[pyfunction]
-    fn leave_runtime() {
+    fn drop_runtime() {
         let runtime = locked(&RUNTIME).take();
-        runtime.expect("a runtime").shutdown_background();
+        drop(runtime.expect("a runtime"));
     }
 
     #[pyfunction]
@@ -112,6 +112,7 @@ fn scenario() {
         "without_python" => without_python(),
         "panics" => panics(),
         "abba" => abba(),
+        "runtime_before_bridge" => runtime_before_bridge(),
         "runtime_in_a_callback" => runtime_in_a_callback(),
         "exit_while_busy" => exit_while_busy(),
         other => panic!("there is no scenario {other:?}"),
@@ -199,21 +200,44 @@ fn gil_2_calls_under_a_lock_that_python_waits_for_return() {
     assert_eq!(alone("abba"), (0, "state busy\nall done".to_owned()));
 }
 
+/// The runtime is dropped first, with the agent at work; what is left of the bridge says that it is closed.
+fn runtime_before_bridge() {
+    let runtime = Runtime::new().expect("a runtime");
+    let bridge = spawned(&runtime, "callbacks:Sleeps", 1);
+    let work = bridge.clone();
+    runtime.spawn(async move { work.send_work(item("w-1"), None).await });
+    until(|| WORKING.load(Ordering::SeqCst));
+    drop(runtime);
+    say("runtime dropped");
+    let other = Runtime::new().expect("another runtime");
+    assert!(other.block_on(bridge.send_work(item("w-2"), Some(Duration::from_millis(200)))).is_err());
+    say("refused");
+    drop(bridge);
+    // And a new one may be made on another runtime.
+    let again = spawned(&other, "echo:Echo", 1);
+    assert!(other.block_on(again.send_work(item("w-3"), None)).is_ok());
+}
+
+#[test]
+fn a_runtime_that_is_dropped_before_its_bridge_ends() {
+    assert_eq!(alone("runtime_before_bridge"), (0, "runtime dropped\nrefused".to_owned()));
+}
+
 fn runtime_in_a_callback() {
     let runtime = Runtime::new().expect("a runtime");
     let bridge = spawned(&runtime, "callbacks:CallsBack", 1);
     let handle = runtime.handle().clone();
     *locked(&RUNTIME) = Some(runtime);
     let work = bridge.clone();
-    let working = handle.spawn(async move { work.send_work(with(json!({"function": "leave_runtime"})), None).await });
+    let working = handle.spawn(async move { work.send_work(with(json!({"function": "drop_runtime"})), None).await });
     until(|| working.is_finished());
     say("runtime gone");
     drop(bridge);
 }
 
-/// `shutdown_background` is how tokio lets a runtime be left from inside; to drop it there would wait for itself.
+/// It waits for its own threads there, none of which is the one that the callback runs on.
 #[test]
-fn a_runtime_may_be_left_in_a_callback() {
+fn a_runtime_may_be_dropped_in_a_callback() {
     assert_eq!(alone("runtime_in_a_callback"), (0, "runtime gone".to_owned()));
 }
 

@@ -187,4 +187,5 @@ def check_result(name: str, returned: object) -> dict[str, JsonValue]:
             code="MN-0307",
             hint="the keys are success (required), data, artifacts, evidence, error, usage",
         ) from error
-    return cast("dict[str, JsonValue]", result.model_dump(mode="json"))
+    # Not mode="json": it would quietly replace what UTF-8 has no form for, and the border is to refuse it.
+    return cast("dict[str, JsonValue]", result.model_dump())

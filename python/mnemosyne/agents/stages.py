@@ -427,4 +427,4 @@ def _list(value: JsonValue) -> list[JsonValue]:
 
 
 def _complete(result: Json) -> Json:
-    return cast(Json, WorkResult.model_validate(result).model_dump(mode="json"))
+    return cast(Json, WorkResult.model_validate(result).model_dump())

@@ -186,7 +186,7 @@ struct Reader {
 impl Reader {
     fn read(&self, object: &Bound<'_, PyAny>, depth: usize) -> Result<Value, Refused> {
         if let Ok(text) = object.cast::<PyString>() {
-            return Ok(Value::String(text.to_str()?.to_owned()));
+            return Ok(Value::String(read_text(text, "holds")?));
         }
         if object.is_none() {
             return Ok(Value::Null);
@@ -226,12 +226,18 @@ impl Reader {
             let Ok(key) = key.cast::<PyString>() else {
                 return Err(Refused::because(Why::Type("has a key that is no text".to_owned())));
             };
-            let key = key.to_str()?.to_owned();
+            let key = read_text(key, "has a key with")?;
             let value = self.read(&entry, depth).map_err(|refused| refused.at(&key))?;
             entries.insert(key, value);
         }
         Ok(entries)
     }
+}
+
+/// Python text may hold halves of surrogate pairs, which no UTF-8 can.
+fn read_text(text: &Bound<'_, PyString>, what: &str) -> Result<String, Refused> {
+    let read = text.to_str().map(str::to_owned);
+    read.map_err(|_| Refused::because(Why::Value(format!("{what} a lone surrogate, which UTF-8 has no form for"))))
 }
 
 fn read_integer(object: &Bound<'_, PyAny>) -> Result<Value, Refused> {

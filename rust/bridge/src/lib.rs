@@ -26,6 +26,8 @@ mod host;
 mod log;
 mod loop_thread;
 mod mailbox;
+#[cfg(test)]
+mod mailbox_tests;
 mod metrics;
 mod module;
 mod plain;

@@ -20,12 +20,15 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
 /// Time for agents to close their clients before the loop is left alone.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// Time for plain functions to return, beyond that; longer ones are left to the end of the process.
+const PLAIN_DEADLINE: Duration = Duration::from_secs(1);
 /// A signal is seen this soon by a main thread that waits in here.
 const SIGNALS_EVERY: Duration = Duration::from_millis(50);
 
@@ -379,6 +382,12 @@ pub(crate) fn stop_at_exit(py: Python<'_>) -> PyResult<()> {
         }
     }
     close();
+    // A function that came back into an interpreter that is being taken down would take the process down with it.
+    let deadline = Instant::now() + PLAIN_DEADLINE;
+    while interrupted.is_ok() && plain::wind_up() && Instant::now() < deadline {
+        py.detach(|| std::thread::sleep(Duration::from_millis(5))); // polling a condition with a deadline
+        interrupted = py.check_signals();
+    }
     interrupted
 }
 
@@ -447,12 +456,18 @@ impl AgentLoop {
     /// A two-way upcall; answered on this loop's port under `ticket`.
     fn upcall(&self, ticket: u64, host: u64, request: &Bound<'_, PyAny>) -> PyResult<()> {
         let request = from_python(request)?;
-        match self.shared.host(host) {
-            Some(host) => {
-                let runtime = host.runtime.clone();
-                self.shared.channel.answer(&runtime, ticket, upcall(host, request));
-            }
-            None => drop(self.shared.channel.push(Message::Reply { ticket, reply: tree_is_gone().into() })),
+        let Some(host) = self.shared.host(host) else {
+            self.shared.channel.push(Message::Reply { ticket, reply: tree_is_gone().into() });
+            return Ok(());
+        };
+        let runtime = host.runtime.clone();
+        let _entered = runtime.enter();
+        let mut work = Box::pin(upcall(host, request));
+        // The first poll puts it into the store's queue: here, in the order of the calls. Two workers of tokio's would let
+        // the upcalls of one item overtake each other.
+        match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(reply) => drop(self.shared.channel.push(Message::Reply { ticket, reply })),
+            Poll::Pending => self.shared.channel.answer(&runtime, ticket, work),
         }
         Ok(())
     }

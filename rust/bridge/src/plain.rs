@@ -68,6 +68,14 @@ pub(crate) fn left_behind() -> usize {
     with_pool(|pool| pool.left_behind.len())
 }
 
+/// What waits is forgotten; says whether anything still runs.
+pub(crate) fn wind_up() -> bool {
+    with_pool(|pool| {
+        pool.waiting.clear();
+        pool.running > 0 || !pool.left_behind.is_empty()
+    })
+}
+
 fn begin(call: Option<Call>) {
     if let Some(call) = call
         && spawn_blocking(move || work(call)).is_err()

@@ -97,6 +97,9 @@ fn generation(slot: Ticket) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+    use std::collections::HashMap;
 
     #[test]
     fn a_slot_is_used_again_under_another_number() {
@@ -121,5 +124,63 @@ mod tests {
         }
         assert_eq!((slots.entries.len(), slots.len()), (100, 100));
         assert_eq!(slots.drain().len(), 100);
+    }
+
+    /// What is done with the slots, and to which of the tickets that were ever given out.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Insert,
+        Remove(Index),
+        Look(Index),
+        Drain,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            6 => Just(Step::Insert),
+            6 => any::<Index>().prop_map(Step::Remove),
+            3 => any::<Index>().prop_map(Step::Look),
+            1 => Just(Step::Drain),
+        ];
+        prop::collection::vec(step, 1..400)
+    }
+
+    proptest! {
+        /// Any completion, however late and however often it comes, reaches its own waiter or nobody.
+        #[test]
+        fn no_completion_reaches_the_wrong_waiter(steps in steps()) {
+            let mut slots = Slots::default();
+            let mut given: Vec<Ticket> = Vec::new();
+            let mut waiting: HashMap<u64, usize> = HashMap::new();
+            for step in steps {
+                match step {
+                    Step::Insert => {
+                        let waiter = given.len();
+                        let ticket = slots.insert(waiter);
+                        prop_assert!(!given.contains(&ticket), "a ticket was given out twice");
+                        given.push(ticket);
+                        waiting.insert(ticket.0, waiter);
+                    }
+                    Step::Remove(_) | Step::Look(_) if given.is_empty() => {}
+                    Step::Remove(which) => {
+                        let ticket = *which.get(&given);
+                        prop_assert_eq!(slots.remove(ticket), waiting.remove(&ticket.0));
+                    }
+                    Step::Look(which) => {
+                        let ticket = *which.get(&given);
+                        prop_assert_eq!(slots.get(ticket).copied(), waiting.get(&ticket.0).copied());
+                    }
+                    Step::Drain => {
+                        let mut left = slots.drain();
+                        let mut expected: Vec<usize> = waiting.drain().map(|(_, waiter)| waiter).collect();
+                        left.sort_unstable();
+                        expected.sort_unstable();
+                        prop_assert_eq!(left, expected);
+                    }
+                }
+            }
+            let most = slots.entries.len();
+            prop_assert!(most <= given.len());
+        }
     }
 }

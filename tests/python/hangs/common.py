@@ -1,6 +1,7 @@
 """What the scenarios share: items, waiting, and agents that behave."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -34,7 +35,7 @@ def until_sync(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 class Echo(AgentExecutionMixin):
     async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
         await asyncio.sleep(0)
-        return {"success": True, "data": {"context": work_dict["context"]}}
+        return {"success": True, "data": {"context": work_dict["context"], "thread": threading.get_ident()}}
 
 
 class Sleeps(AgentExecutionMixin):

@@ -14,17 +14,19 @@ from hangs.common import Echo, IgnoresCancel, PlainBlocksInC, Sleeps, item, say,
 
 
 async def _others_go_on(agent: type[AgentExecutionMixin], **context: Any) -> None:
-    """Give ``agent`` an item and say how it ended; then see that a neighbour, spawned before, still works."""
+    """Give ``agent`` an item and say how it ended; then see that a neighbour still works, on the same loop thread."""
     async with (
         await ClaudeAgentBridge.spawn("executor", Echo) as neighbour,
         await ClaudeAgentBridge.spawn("executor", agent) as bridge,
     ):
+        before = await neighbour.send_work(item(), timeout=5.0)
         try:
             result = await bridge.send_work(item(context=context), timeout=5.0)
             say("result", result.success)
         except MnemosyneError as error:
             say(type(error).__name__, "from", type(error.__cause__).__name__)
-        say("neighbour", (await neighbour.send_work(item(), timeout=5.0)).success)
+        after = await neighbour.send_work(item(), timeout=5.0)
+        say("neighbour", after.success and after.data["thread"] == before.data["thread"])
 
 
 class Odd(BaseException):
