@@ -1,4 +1,4 @@
-"""A scripted model whose executor runs commands that append a line, and whose reviewer is content.
+"""A scripted model with a narrow window: its executor runs commands that append a line, its reviewer is content.
 
 A pure function of the request, like every model here: whoever asks the same gets the same, call ids included. Each
 command appends the id of its own call, so a command that ran twice for one call is a line that stands there twice.
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from messages_server import Reply, stream
+from messages_server import Reply, failing, stream
 from mnemosyne.canonical import sha256_json
 
 __all__ = ["APPENDS", "LAST_WORDS", "answer_with", "make_project", "plan"]
@@ -22,6 +22,9 @@ Body = Mapping[str, Any]
 
 APPENDS = (2, 1, 0, 1)
 """Appending commands in each turn of an executor; the turn without one writes the file that the task is about."""
+
+_WINDOW = 13_000
+"""Bytes of messages that fit. A command prints 6,000, so in the middle of a task the conversation is shortened."""
 
 LAST_WORDS = "It is done.\x1b[2J\r\u202eend"
 """With what a hostile text would do to a terminal: clear it, overwrite a line, turn the direction of writing."""
@@ -46,6 +49,7 @@ with open({lines!r}, "a") as file:
     file.flush()
     os.fsync(file.fileno())
 stands("tool done")
+print("." * 6000)
 """
 
 
@@ -84,6 +88,8 @@ def answer_with(script: Path, lines: Path, proxy: str) -> Any:
     script.write_text(_APPEND.format(url=proxy, lines=str(lines)))
 
     def answer(body: dict[str, Any]) -> Reply:
+        if len(json.dumps(body["messages"])) > _WINDOW:
+            return failing(400, "invalid_request_error", "prompt is too long")
         blocks, stop = _judgement(body) if "output_config" in body else _work(body, script)
         size = len(json.dumps(body))
         return Reply(events=stream(blocks, stop, input_tokens=size // 4, output_tokens=len(json.dumps(blocks)) // 4))

@@ -73,6 +73,9 @@ def test_once_1_killed_at_a_chosen_point_nothing_is_asked_or_done_twice_and_ever
     ], said
     steps = asyncio.run(_steps(sandbox.store, run))
     turns = [step for step in steps if step["kind"] == "turn"]
+    shortened = [step["input_sha256"] for step in steps if step["name"] == "compaction" and step["output"]]
+    assert shortened, f"{said}: the model's window is narrow"
+    assert len(shortened) == len(set(shortened)), f"{said}: what an earlier process shortened was shortened again"
     _each_request_was_sent_once_or_is_unknown(requests, turns, said)
     _usage_is_what_the_proxy_saw(requests, turns, done.summary["usage"], said)
     _no_command_ran_twice(sandbox.root / "lines.txt", steps, said)
@@ -88,6 +91,7 @@ def test_what_an_interrupted_process_said_and_did_can_be_read(sandbox: Sandbox, 
     assert "command: " in text, "what it called"
     assert "was interrupted when the process ended, and was not run again" in text, "what it was told"
     assert "interrupted: the process ended before this was recorded" in text
+    assert "left out or clipped, to fit the model's context window" in text
     assert "what it used is unknown" in text
     assert "\\x1b[2J\\r\\u202eend" in text, "its last words, without their effect"
     assert not set("\x1b\r\u202e") & set(text)
@@ -139,7 +143,11 @@ def _list(value: Any) -> list[Line]:
 
 
 def _each_request_was_sent_once_or_is_unknown(requests: list[Line], turns: list[Line], said: str) -> None:
-    sent = Counter(line["sha256"] for line in requests if line["forwarded"])
+    refused = {line["sha256"] for line in requests if line["forwarded"] and line["status"] == 400}
+    sent = Counter(line["sha256"] for line in requests if line["forwarded"] and line["sha256"] not in refused)
+    failed = {turn["input_sha256"] for turn in turns if turn["state"] == "failed"}
+    turns = [turn for turn in turns if turn["input_sha256"] not in refused]
+    assert failed <= refused, f"{said}: a turn failed that the model did not refuse for its length"
     finished = Counter(turn["input_sha256"] for turn in turns if turn["state"] == "finished")
     unknown = Counter(turn["input_sha256"] for turn in turns if turn["state"] == "unknown")
     assert len(turns) == finished.total() + unknown.total(), f"{said}: {[turn['state'] for turn in turns]}"
@@ -155,7 +163,8 @@ def _each_request_was_sent_once_or_is_unknown(requests: list[Line], turns: list[
 
 
 def _usage_is_what_the_proxy_saw(requests: list[Line], turns: list[Line], total: Line, said: str) -> None:
-    seen = {line["sha256"]: _ours(line["usage"]) for line in requests if line["forwarded"]}
+    requests = [line for line in requests if line["forwarded"] and line["status"] == 200]
+    seen = {line["sha256"]: _ours(line["usage"]) for line in requests}
     known: Counter[str] = Counter()
     for turn in turns:
         if turn["state"] == "finished":
@@ -171,7 +180,7 @@ def _usage_is_what_the_proxy_saw(requests: list[Line], turns: list[Line], total:
     unknown = [turn for turn in turns if turn["state"] == "unknown"]
     assert all(turn["spent_unknown"] for turn in unknown), said
     assert total["unknown_turns"] == len(unknown), said
-    spent = sum(sum(_ours(line["usage"]).values()) for line in requests if line["forwarded"])
+    spent = sum(sum(_ours(line["usage"]).values()) for line in requests)
     charged = sum(turn["reserved"]["tokens"] for turn in unknown)
     assert known.total() <= spent <= known.total() + charged, said
 
