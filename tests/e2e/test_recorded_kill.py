@@ -107,6 +107,7 @@ def test_what_an_interrupted_process_said_and_did_can_be_read(sandbox: Sandbox, 
     lost = [line for line in entries if line["kind"] == "tool" and line["body"]["interrupted"]]
     assert lost, "its result says so"
     assert all(line["body"]["is_error"] for line in lost)
+    assert "has not begun" in sandbox.run("show", run, "--conversation", "prompt_to_spec").out, "there was a plan"
     assert sandbox.run("show", run, "--conversation", "t3").exit_code == 2
 
 
