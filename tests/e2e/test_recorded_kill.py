@@ -74,7 +74,8 @@ def test_once_1_killed_at_a_chosen_point_nothing_is_asked_or_done_twice_and_ever
     steps = asyncio.run(_steps(sandbox.store, run))
     turns = [step for step in steps if step["kind"] == "turn"]
     shortened = [step["input_sha256"] for step in steps if step["name"] == "compaction" and step["output"]]
-    assert shortened, f"{said}: the model's window is narrow"
+    # The window is narrow; only what interrupted commands did not print can make a conversation fit.
+    assert shortened or any(place in _TOOL_PLACES for place, _ in kills), said
     assert len(shortened) == len(set(shortened)), f"{said}: what an earlier process shortened was shortened again"
     _each_request_was_sent_once_or_is_unknown(requests, turns, said)
     _usage_is_what_the_proxy_saw(requests, turns, done.summary["usage"], said)
