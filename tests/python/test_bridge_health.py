@@ -102,6 +102,47 @@ def test_a_loop_that_is_stuck_is_left_behind_and_only_the_one_who_stuck_is_charg
     assert re.search(r"in execute_work", done.stderr), done.stderr
 
 
+def test_down_1_a_loop_that_does_not_let_go_of_the_interpreter_degrades_its_roles_until_it_goes_on() -> None:
+    # With such a switch interval nobody gets the interpreter while the handler computes; Rust stores events meanwhile.
+    in_a_process(
+        """
+        from mnemosyne.mailbox import mailbox
+
+        class Hogs(AgentExecutionMixin):
+            async def execute_work(self, work):
+                sys.setswitchinterval(1000)
+                began = time.monotonic()
+                while time.monotonic() - began < 3:
+                    pass
+                sys.setswitchinterval(0.005)
+                return {"success": True}
+
+        async def main():
+            async with await ClaudeAgentBridge.spawn("executor", Hogs) as bridge:
+                assert (await bridge.send_work(item())).success
+                everything = {"op": "events", "since": 0, "run": None, "agent": None, "limit": 500, "wait": False}
+                reasons = []
+                async def told():
+                    reasons[:] = [
+                        (event["kind"], event["data"].get("reason"))
+                        for event in await mailbox().call(lambda port, n: bridge._handle.store(port, n, everything))
+                        if event["kind"].startswith("role_")
+                    ]
+                    return len(reasons) == 2
+                deadline = time.monotonic() + 5
+                while not await told():
+                    assert time.monotonic() < deadline, reasons
+                    await asyncio.sleep(0.05)
+                (degraded, why), (recovered, _) = reasons
+                assert (degraded, recovered) == ("role_degraded", "role_recovered"), reasons
+                assert "does not let go of the interpreter" in why, why
+                assert bridge.health().state == "idle" and bridge.generation == 1
+                assert _core.metrics()["loops_left_behind"] == 0
+        asyncio.run(main())
+        """
+    )
+
+
 def test_a_plain_function_that_does_not_end_is_left_behind_and_its_room_is_given_to_another() -> None:
     in_a_process(
         """

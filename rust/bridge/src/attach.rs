@@ -190,3 +190,15 @@ fn raise(py: Python<'_>, problem: &Problem) -> PyResult<()> {
     let error = py.import("mnemosyne.errors")?.getattr("from_wire")?.call1((wire,))?;
     Err(PyErr::from_value(error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "outside spawn_blocking")]
+    fn gil_1_a_thread_that_is_not_made_for_it_is_caught_when_it_attaches() {
+        let _ = attach(Site::LoopThread, |_| ());
+    }
+}
