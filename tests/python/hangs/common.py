@@ -1,7 +1,6 @@
 """What the scenarios share: items, waiting, and agents that behave."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -33,9 +32,14 @@ def until_sync(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 
 class Echo(AgentExecutionMixin):
+    loops: ClassVar[list[asyncio.AbstractEventLoop]] = []  # kept, so that each has a number of its own
+
     async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
         await asyncio.sleep(0)
-        return {"success": True, "data": {"context": work_dict["context"], "thread": threading.get_ident()}}
+        loop = asyncio.get_running_loop()
+        if loop not in self.loops:
+            self.loops.append(loop)
+        return {"success": True, "data": {"context": work_dict["context"], "loop": self.loops.index(loop)}}
 
 
 class Sleeps(AgentExecutionMixin):

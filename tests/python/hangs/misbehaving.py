@@ -14,7 +14,7 @@ from hangs.common import Echo, IgnoresCancel, PlainBlocksInC, Sleeps, item, say,
 
 
 async def _others_go_on(agent: type[AgentExecutionMixin], **context: Any) -> None:
-    """Give ``agent`` an item and say how it ended; then see that a neighbour still works, on the same loop thread."""
+    """Give ``agent`` an item and say how it ended; then see that a neighbour still works, on the same loop."""
     async with (
         await ClaudeAgentBridge.spawn("executor", Echo) as neighbour,
         await ClaudeAgentBridge.spawn("executor", agent) as bridge,
@@ -26,7 +26,7 @@ async def _others_go_on(agent: type[AgentExecutionMixin], **context: Any) -> Non
         except MnemosyneError as error:
             say(type(error).__name__, "from", type(error.__cause__).__name__)
         after = await neighbour.send_work(item(), timeout=5.0)
-        say("neighbour", after.success and after.data["thread"] == before.data["thread"])
+        say("neighbour", after.success and after.data["loop"] == before.data["loop"])
 
 
 class Odd(BaseException):
