@@ -224,7 +224,7 @@ class _Show:
         yield f"killed    {_times(self._kills)} with kill -9, resumed {_times(self._kills)}{ended}"
         yield f"requests  {requests.arrived.total()} at the server, {requests.answered.total()} answers recorded"
         if requests.again:
-            yield f"          {requests.again} were sent again, since no answer to them was recorded"
+            yield f"          sent again, since no answer was recorded: {requests.again}"
         if requests.problem() is None:
             yield f"          no request {'with a recorded answer ' if requests.again else ''}was paid for twice"
 
