@@ -1,19 +1,21 @@
 //! From tokio into Python asyncio and back.
 //!
 //! ```text
-//! tokio worker ── push ──▶ Port (queue + socket, no GIL) ──▶ loop thread: drain, convert, one task per item
-//!      ▲                                                          │ upcalls (AgentContext) and completions
-//!      └──────────── oneshot / Done ◀── AgentLoop ◀───────────────┘
+//! tokio worker ── push ──▶ Channel (mailbox + bell, no GIL) ──▶ loop thread: a tick of messages, one task per item
+//!      ▲                                                           │ upcalls (AgentContext) and outcomes
+//!      └── waiters ◀── Courier (one tokio task) ◀── outbox ◀───────┘ handed over once per tick
 //! ```
 //!
 //! Invariants kept here:
-//! - **GIL-1** Only the loop thread attaches, inside one `spawn_blocking` call, for life. Tokio workers never attach:
-//!   they push messages and are answered by method calls that Python makes.
+//! - **GIL-1** Only threads of [`attach`]'s own attach, each inside its `spawn_blocking`: the loop thread, for life; the
+//!   bounded pool for plain functions; the witness of a stuck loop. Tokio workers never attach: they push messages and
+//!   are answered by method calls that Python makes. A debug build panics where another thread tries.
 //! - **GIL-2** Nothing blocks while attached (locks here are held for a few instructions and never across a call into
 //!   Python); nothing attaches while holding a lock.
 //! - **GIL-3** [`attach::attach`] is the only function that attaches; sites are an enum; it asks first whether Python is
 //!   initialised.
-//! - **KILL-1** Dropping or timing out work cancels the Python task. Dropping the last handle stops the loop.
+//! - **KILL-1** Dropping or timing out work cancels the Python task; what does not stop is abandoned and counted. Dropping the
+//!   last handle stops the loop. A thread that is stuck in somebody's code is never joined.
 
 pub mod attach;
 mod bell;
