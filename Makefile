@@ -152,6 +152,10 @@ bench-bridge: $(VENV)/.tools ## the bridge beside asyncio and bare threads, from
 	target/bench/bridge-venv/bin/python -m pip install --quiet target/bench/bridge-wheel/*.whl
 	@target/bench/bridge-venv/bin/python tests/bench/bridge.py $(ROUNDS)
 
+.PHONY: bench-overload
+bench-overload: build $(VENV)/.dev ## requests during 20 minutes of 529, minute by minute, beside the SDK's own retry
+	@$(PYTHON) tests/bench/overload.py
+
 .PHONY: ci
 ci: ## what runs on every change
 	./.ci/run

@@ -22,6 +22,7 @@ __all__ = [
     "MissingCredential",
     "MnemosyneError",
     "ModelError",
+    "ModelParked",
     "ModelRefused",
     "RunFailed",
     "StoreUnavailable",
@@ -144,6 +145,7 @@ class ModelError(MnemosyneError):
     Attributes:
         fatal: Asking again with the same request cannot help (400, 413, a refusal, an answer cut by its length limit).
         retry_after: Seconds the server asked to wait, or None.
+        failure: The class (:mod:`mnemosyne.llm.failures`), for events and metrics; empty where it has none.
     """
 
     default_code = "MN-0400"
@@ -157,10 +159,28 @@ class ModelError(MnemosyneError):
         hint: str = "",
         fatal: bool = False,
         retry_after: float | None = None,
+        failure: str = "",
     ) -> None:
         super().__init__(message, code=code, reason=reason, hint=hint)
         self.fatal = fatal
         self.retry_after = retry_after
+        self.failure = failure
+
+
+class ModelParked(ModelError):
+    """The model's server needs longer than an agent may be held: the work waits without one, and nobody is charged.
+
+    Attributes:
+        seconds: After which the work is given out again.
+    """
+
+    default_code = "MN-0410"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, reason: str = "", hint: str = "", failure: str, seconds: float
+    ) -> None:
+        super().__init__(message, code=code, reason=reason, hint=hint, retry_after=seconds, failure=failure)
+        self.seconds = seconds
 
 
 class ModelRefused(ModelError):

@@ -39,6 +39,7 @@ from mnemosyne.errors import (
     InvalidInput,
     MnemosyneError,
     ModelError,
+    ModelParked,
     ModelRefused,
 )
 from mnemosyne.mailbox import Mailbox, keep_exception
@@ -483,9 +484,12 @@ def _failure(error: BaseException, *, claimed: bool) -> Json:
         return {"kind": "fenced"}
     if isinstance(error, ModelRefused):
         return {"kind": "invalid", "problem": _problem("model", error)}
-    if isinstance(error, ModelError):
+    if isinstance(error, ModelParked):
         problem = _problem("model", error)
-        return {"kind": "model", "problem": problem, "fatal": error.fatal, "retry_after": error.retry_after}
+        return {"kind": "parked", "problem": problem, "class": error.failure, "seconds": error.seconds}
+    if isinstance(error, ModelError):
+        said: Json = {"fatal": error.fatal, "retry_after": error.retry_after, "class": error.failure or None}
+        return {"kind": "model", "problem": _problem("model", error), **said}
     if isinstance(error, BudgetExceeded):
         return {"kind": "budget", "problem": _problem("budget", error)}
     if isinstance(error, EnvironmentProblem):

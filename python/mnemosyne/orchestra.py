@@ -403,12 +403,13 @@ class RunResult:
 
     Attributes:
         id: The run.
-        state: As in the summary: done, failed, cancelled, interrupted, budget; running while it lives.
+        state: As in the summary: done, failed, cancelled, interrupted, budget; running or waiting while it lives.
         exit_code: What the command line exits with.
         error: ``{code, message, reason, hint}`` or None.
         phases: ``{name, state, seconds, artifact}`` each.
         tasks: ``{id, title, state, attempts, depends_on, files, evidence, review}`` each.
         usage: Tokens and money.
+        parked: Work that waits for its time: ``{item, task, role, until, class, reason}`` each, the first first.
         seconds: From submission to its end, or to now.
     """
 
@@ -419,6 +420,7 @@ class RunResult:
     phases: list[Json]
     tasks: list[Json]
     usage: Json
+    parked: list[Json]
     budget: Json
     restarts: int
     resumes: int
@@ -447,6 +449,7 @@ class RunResult:
             "phases": list(self.phases),
             "tasks": list(self.tasks),
             "usage": self.usage,
+            "parked": list(self.parked),
             "budget": self.budget,
             "restarts": self.restarts,
             "resumes": self.resumes,
@@ -690,6 +693,7 @@ def _result(found: Json) -> RunResult:
         phases=[_phase(phase) for phase in cast(list[Json], snapshot["phases"])],
         tasks=[_task(task) for task in cast(list[Json], snapshot["tasks"])],
         usage={**usage, "unknown_turns": snapshot["unknown_turns"]},
+        parked=cast(list[Json], snapshot["parked"]),
         budget=cast(Json, run["budget"]),
         restarts=cast(int, snapshot["restarts"]),
         resumes=cast(int, run["resumes"]),

@@ -219,10 +219,10 @@ class Sandbox:
 class DemoServer:
     """``mnemosyne demo serve --log``, which outlives the runs that use it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *arguments: str) -> None:
         self._sandbox = Sandbox(folder)
         self._log = folder / "requests.ndjson"
-        self._running = self._sandbox.start("demo", "serve", "--log", str(self._log))
+        self._running = self._sandbox.start("demo", "serve", "--log", str(self._log), *arguments)
         until(self._running.text_lines, "the server prints its address")
         self.url = self._running.text_lines()[0].strip()
 

@@ -31,6 +31,7 @@ class MemoryJournal:
         self.records: list[dict[str, Any]] = []
         self.calls: list[dict[str, Any]] = []
         self.progress: list[str] = []
+        self.breaker: list[tuple[bool, dict[str, Any]]] = []
         self.artifacts: dict[str, bytes] = {}
         self.cut_after: int | None = None
         self.epoch = 1
@@ -72,7 +73,10 @@ class MemoryJournal:
             case "step_finish":
                 self.records[request["number"] - 1] |= {"state": "finished", "output": request["output"]}
             case "step_fail":
-                self.records[request["number"] - 1] |= {"state": "failed", "error": request["error"]}
+                said = {"error": request["error"], "failure": request["detail"]}
+                self.records[request["number"] - 1] |= {"state": "failed", **said}
+            case "breaker":
+                self.breaker.append((request["opened"], request["data"]))
             case "reserve":
                 return {"reservation": "r1"}
             case "artifact":

@@ -6,7 +6,9 @@ Nothing in the client is replaced: the SDK, its HTTP layer and the socket are th
 from __future__ import annotations
 
 import json
+import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,7 +27,8 @@ class Reply:
     """One answer.
 
     ``ending``: ``whole`` sends everything; ``cut`` ends the body cleanly after the events given; ``drop`` closes the
-    connection in the middle of the body.
+    connection in the middle of the body; ``silent`` says nothing more until the client goes away.
+    ``silence``: Seconds before the status line.
     """
 
     status: int = 200
@@ -34,6 +37,7 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     content_type: str = "application/json"
     ending: str = "whole"
+    silence: float = 0.0
 
 
 @dataclass
@@ -46,6 +50,12 @@ class Seen:
     body_sha256: str
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client may go away whenever it likes
+            super().handle_error(request, client_address)
+
+
 class MessagesServer:
     """Answers ``POST /v1/messages`` from a script, in order; when it is empty, with ``answer(body)``."""
 
@@ -53,7 +63,7 @@ class MessagesServer:
         self.script = list(script)
         self.answer = answer
         self.seen: list[Seen] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
@@ -76,7 +86,7 @@ class MessagesServer:
             return self.script.pop(0)
         if self.answer is not None:
             return self.answer(body)
-        return failing(500, "api_error", "the script is empty")
+        return failing(400, "invalid_request_error", "the script is empty")
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         outer = self
@@ -91,6 +101,7 @@ class MessagesServer:
                 self._send(outer._next(body))
 
             def _send(self, reply: Reply) -> None:
+                time.sleep(reply.silence)
                 self.send_response(reply.status)
                 self.send_header("request-id", "req_test")
                 for name, value in reply.headers.items():
@@ -107,6 +118,12 @@ class MessagesServer:
                 for event in reply.events:
                     data = event["raw"] if "raw" in event else f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
                     self._chunk(data.encode("utf-8"))
+                if reply.ending == "silent":
+                    self.wfile.flush()
+                    while self.connection.recv(1024):
+                        pass
+                    self.close_connection = True
+                    return
                 if reply.ending == "drop":
                     self.wfile.flush()
                     self.close_connection = True

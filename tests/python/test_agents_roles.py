@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import random
 from typing import Any
 
 import pytest
 from journal_in_memory import MemoryJournal
-from messages_server import MessagesServer, Reply, failing, saying, using
+from messages_server import MessagesServer, Reply, saying, using
 from mnemosyne.agents import prompts
 from mnemosyne.agents.agent_factory import create_agent
 from mnemosyne.agents.base_agent import call_agent, working_on
@@ -17,9 +16,9 @@ from mnemosyne.agents.context import AgentContext, RunInfo
 from mnemosyne.agents.orchestrator import Spec, _plan_check, _spec_problems, plan_problems
 from mnemosyne.agents.reviewer import lowered
 from mnemosyne.errors import AgentError, EnvironmentProblem, ModelError
-from mnemosyne.llm import RetryPolicy
 from mnemosyne.models import AgentRole, Phase, Plan, PlanTask, WorkItem
 from pydantic import JsonValue
+from virtual_time import policy
 
 Json = dict[str, JsonValue]
 
@@ -45,10 +44,6 @@ def plan(*tasks: dict[str, Any]) -> dict[str, Any]:
     return {"setup": [], "tasks": [{"acceptance": acceptance, **whole, **task} for task in tasks]}
 
 
-async def no_sleep(seconds: float) -> None:
-    pass
-
-
 async def played(
     role: str,
     phase: Phase,
@@ -67,7 +62,7 @@ async def played(
     with MessagesServer(*script) as server:
         agent = create_agent(role, {"base_url": server.url, "api_key": "key", "model": "demo", **(config or {})})
         assert isinstance(agent, ClaudeAgent)
-        agent.retry = RetryPolicy(sleep=no_sleep, random=random.Random(1))
+        agent.retry = policy()
         try:
             with working_on(around):
                 return await call_agent(agent, item.model_dump(mode="json")), server
@@ -342,7 +337,9 @@ async def test_secret_1_an_agent_made_by_another_inherits_its_server_and_key_onl
 
 async def test_a_failing_server_is_the_models_fault() -> None:
     with pytest.raises(ModelError):
-        await played("orchestrator", Phase.PROMPT_TO_SPEC, {"prompt": "x"}, *[failing(500, "api_error")] * 3)
+        await played(
+            "orchestrator", Phase.PROMPT_TO_SPEC, {"prompt": "x"}, *[Reply(events=saying("cut").events[:4])] * 3
+        )
 
 
 def test_a_files_text_is_neither_escaped_nor_changed() -> None:

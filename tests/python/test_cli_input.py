@@ -182,7 +182,7 @@ def test_with_json_an_error_before_a_run_is_one_summary_line(
 
 SUMMARY_KEYS = {
     "type", "schema", "run", "state", "exit_code", "model", "demo", "workspace", "phases", "tasks", "usage", "budget",
-    "restarts", "resumes", "seconds", "error", "resume",
+    "parked", "restarts", "resumes", "seconds", "error", "resume",
 }  # fmt: skip
 
 

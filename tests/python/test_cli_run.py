@@ -73,6 +73,7 @@ def summary(state: str = "done", exit_code: int = 0, **changes: Any) -> dict[str
         "phases": [{"name": "prompt_to_spec", "state": "done", "seconds": 0.25, "artifact": "spec.json"}],
         "tasks": [task],
         "usage": usage,
+        "parked": [],
         "budget": {"usd": None, "tokens": None},
         "restarts": 0,
         "resumes": 0,
@@ -498,6 +499,33 @@ def test_the_summary_fits_80_columns() -> None:
     shown = summary_lines(_typed(form), style)
     assert max(len(line) for line in shown) <= 80
     assert shown[-1].endswith(f"mnemosyne resume {RUN}")
+
+
+WAITS = {"until": "2026-11-22T11:10:00.000Z", "class": "wait_until", "reason": "429 rate_limit_error: slow down"}
+
+
+def test_a_run_that_waits_says_until_when_and_why() -> None:
+    parked = {"item": "r-7f3a.4", "task": "t2", "role": "executor", **WAITS}
+    style = Style(None)
+    style.width = 80
+    shown = summary_lines(_typed(summary("waiting", parked=[parked])), style)
+    assert shown[0].startswith("waiting")
+    [line] = [line for line in shown if "until" in line]
+    assert line.split()[:4] == ["t2", "until", "2026-11-22", "11:10:00"]
+    assert "wait_until: 429" in line
+    assert len(line) <= 80
+
+
+@pytest.mark.parametrize(("run_waits", "said"), [(True, "the run waits until"), (False, " waits until")])
+def test_progress_says_until_when_work_waits_and_when_the_breaker_opens(run_waits: bool, said: str) -> None:
+    progress = Progress(Style(None))
+    lines = progress.lines(event(1, "work_parked", task="t2", role="executor", data={**WAITS, "run_waits": run_waits}))
+    assert f"{said} 2026-11-22 11:10:00 UTC" in lines[0]
+    assert "slow down" in lines[1]
+    breaker = {"endpoint": "http://127.0.0.1:1", "model": "demo"}
+    assert "one request at a time" in progress.lines(event(2, "breaker_opened", run=None, data=breaker))[0]
+    closed = event(3, "breaker_closed", run=None, data={**breaker, "seconds": 7.5})
+    assert "after 7.5 s" in progress.lines(closed)[0]
 
 
 def test_a_model_without_a_price_is_never_shown_as_free() -> None:

@@ -12,6 +12,7 @@ from mnemosyne.agents.context import AgentContext
 from mnemosyne.canonical import sha256_json
 from mnemosyne.errors import AgentError, BudgetExceeded, Fenced
 from mnemosyne.llm import TurnError
+from mnemosyne.llm.failures import Failure
 from mnemosyne.models import Phase, Usage, WorkItem
 from pydantic import JsonValue
 
@@ -123,7 +124,7 @@ async def test_what_a_failed_turn_spent_is_settled_and_unknown_stays_unknown() -
     for usage in (Usage(input_tokens=5), None):
 
         async def fail(usage: Usage | None = usage) -> tuple[JsonValue, Usage | None]:
-            raise TurnError("no", code="MN-0403", fatal=False, usage=usage)
+            raise TurnError("no", code="MN-0403", failure=Failure.CUT, usage=usage)
 
         with pytest.raises(TurnError):
             await context_on(journal).journaled("turn", kind="turn", input=None, function=fail)

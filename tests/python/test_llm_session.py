@@ -18,13 +18,13 @@ from mnemosyne.llm import (
     ClaudeSession,
     Client,
     ResultMessage,
-    RetryPolicy,
     SessionOptions,
     ToolMessage,
     structured,
 )
 from mnemosyne.models import Phase, WorkItem
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from virtual_time import policy
 
 
 @dataclass
@@ -55,17 +55,13 @@ class CountingTools:
         return f"interrupted: {input['command']}"
 
 
-async def no_sleep(seconds: float) -> None:
-    pass
-
-
 def context_on(journal: MemoryJournal) -> AgentContext:
     item = WorkItem(id="i1", description="test", phase=Phase.PLAN_TO_ARTIFACTS, role="executor")
     return AgentContext(item, epoch=journal.epoch, upcalls=journal)
 
 
 def options(tools: CountingTools | None, **more: Any) -> SessionOptions:
-    return SessionOptions("demo", "You are a test.", tools=tools, retry=RetryPolicy(sleep=no_sleep), **more)
+    return SessionOptions("demo", "You are a test.", tools=tools, retry=policy(), **more)
 
 
 async def converse(
@@ -359,7 +355,7 @@ async def asked(server: MessagesServer, journal: MemoryJournal | None = None, **
             system="You are a test.",
             prompt="a number, please",
             output=Answer,
-            retry=RetryPolicy(sleep=no_sleep),
+            retry=policy(),
             **more,
         )
         return answer.value

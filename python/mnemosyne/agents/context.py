@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from mnemosyne.models import Acceptance, ArtifactRef, PlanTask, Reservation, Usa
 __all__ = ["AgentContext", "LocalUpcalls", "ProjectFiles", "RunInfo", "ToolSet", "Upcalls"]
 
 _ERROR_LENGTH = 4000  # characters of an error that the journal keeps
+_DIRECT_PATIENCE = 30.0  # seconds: nobody can park direct work, and its caller waits
+_MARGIN = 30.0  # seconds before the end of a claim, in which it is given back rather than timed out
 
 
 class Upcalls(Protocol):
@@ -171,6 +174,16 @@ class AgentContext:
         self._journal: dict[tuple[str, str], _Records] | None = None
         self._replayable = 0
         self._loading = asyncio.Lock()
+        self._margin = min(_MARGIN, item.timeout_seconds / 10)
+        self._ends = time.monotonic() + item.timeout_seconds
+
+    def patience(self, waited: float) -> float:
+        """Return for how many seconds more a turn that has ``waited`` may wait for its server.
+
+        A claim that waits into its time limit would be an error of its agent, which has done nothing wrong.
+        """
+        left = self._ends - time.monotonic() - self._margin
+        return min(left, _DIRECT_PATIENCE - waited) if isinstance(self._upcalls, LocalUpcalls) else left
 
     async def step(
         self, name: str, function: Callable[[], Awaitable[JsonValue]], *, input: JsonValue = None
@@ -212,11 +225,13 @@ class AgentContext:
         detail: dict[str, JsonValue] | None = None,
         reserve: dict[str, JsonValue] | None = None,
         interrupted: Callable[[], Awaitable[JsonValue]] | None = None,
+        admit: Callable[[], Awaitable[None]] | None = None,
     ) -> JsonValue:
         """Do one step of any kind: ``started`` is committed before ``function`` runs, ``finished`` before it returns.
 
         An exception is recorded as a failed step and raised again; what it is known to have spent is read from its
-        attribute ``usage`` (None: unknown, the reservation stays charged). A cancelled step stays started.
+        attribute ``usage`` (None: unknown, the reservation stays charged), what its event says of it from ``detail``. A
+        cancelled step stays started.
 
         Args:
             kind: ``step``, ``turn`` or ``tool``.
@@ -225,12 +240,16 @@ class AgentContext:
             reserve: ``{"tokens", "usd"}``, committed together with ``started``.
             interrupted: Given for what must not run twice: where an earlier claim started this step and did not finish
                 it, its answer is recorded as the output, and ``function`` is not run.
+            admit: Awaited before the step starts, and not at all where it is replayed: what has to wait for its turn
+                must have reserved nothing yet.
         """
         digest = sha256_json(input)
         records = (await self._records()).setdefault((name, digest), _Records())
         if records.finished:
             self._replayable -= 1
             return records.finished.popleft()
+        if admit is not None:
+            await admit()
         number = await self._call(
             "step_start",
             attempt=self.attempt,
@@ -251,9 +270,10 @@ class AgentContext:
         except Fenced:
             raise
         except Exception as error:
-            await self._call("step_fail", **mine, error=_text(error), usage=_spent(error))
+            said = getattr(error, "detail", None)
+            await self._call("step_fail", **mine, error=_text(error), usage=_spent(error), detail=said)
             raise
-        await self._call("step_finish", **mine, output=output, usage=_dumped(usage))
+        await self._call("step_finish", **mine, output=output, usage=_dumped(usage), detail=_tool_error(kind, output))
         return output
 
     async def recorded(self, name: str, *, input: JsonValue) -> bool:
@@ -263,6 +283,10 @@ class AgentContext:
             return False
         found = records.get((name, sha256_json(input)))
         return found is not None and bool(found.finished)
+
+    async def breaker(self, opened: bool, data: dict[str, JsonValue]) -> None:
+        """Store that the breaker of a model opened or closed; the event belongs to the process and to no run."""
+        await self._call("breaker", opened=opened, data=data)
 
     async def reserve(self, *, tokens: int, usd: float | None = None) -> Reservation:
         """Set tokens and money aside before spending them.
@@ -317,6 +341,11 @@ def _index(listed: list[JsonValue]) -> dict[tuple[str, str], _Records]:
 def _text(error: Exception) -> str:
     # A file name can hold bytes that are not UTF-8; the journal cannot.
     return f"{type(error).__name__}: {error}"[:_ERROR_LENGTH].encode("utf-8", "replace").decode("utf-8")
+
+
+def _tool_error(kind: str, output: JsonValue) -> JsonValue:
+    failed = kind == "tool" and isinstance(output, dict) and output.get("is_error") is True
+    return {"class": "tool_error"} if failed else None
 
 
 def _spent(error: Exception) -> JsonValue:

@@ -193,6 +193,7 @@ class Output:
             "phases": [],
             "tasks": [],
             "usage": self._progress.usage,
+            "parked": [],
             "budget": {"usd": about.budget_usd, "tokens": about.budget_tokens},
             "restarts": 0,
             "resumes": 0,

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from mnemosyne.cli.style import Style, one_line, short_count
-from mnemosyne.cli.summary import add_usage, empty_usage
+from mnemosyne.cli.summary import add_usage, empty_usage, waits_until
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -139,7 +139,11 @@ def _of_run(event: Event) -> _Said | None:
             return _Said("cancelled", colour="bad", detail=why)
         case "run_interrupted" | "run_paused":
             return _Said(event.kind.removeprefix("run_"), colour="warn", detail=why)
-        case "budget_warning" | "budget_exceeded" | "breaker_opened" | "breaker_closed":
+        case "breaker_opened":
+            return _Said("overloaded: one request at a time is tried", colour="warn", detail=str(data.get("endpoint")))
+        case "breaker_closed":
+            return _Said(f"the model answers again, after {data.get('seconds')} s", colour="good")
+        case "budget_warning" | "budget_exceeded":
             return _Said(event.kind.replace("_", " "), colour="warn", detail=why)
     return None
 
@@ -159,7 +163,8 @@ def _of_task(event: Event) -> _Said | None:
         case "work_dead":
             return _Said("given up", step, "bad", _telling(data.get("error")))
         case "work_parked":
-            return _Said(f"waits until {data.get('until')}", step, "warn")
+            whole = "the run waits" if data.get("run_waits") else "waits"
+            return _Said(f"{whole} until {waits_until(data.get('until'))}", step, "warn", _telling(data.get("reason")))
         case "review_passed":
             return _Said(f"attempt {attempt} passed", "review", "good")
         case "review_rejected":

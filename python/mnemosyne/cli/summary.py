@@ -14,6 +14,7 @@ __all__ = [
     "EvidenceForm",
     "KillForm",
     "KillRequests",
+    "ParkedForm",
     "PhaseForm",
     "Summary",
     "TaskForm",
@@ -24,6 +25,7 @@ __all__ = [
     "outcome",
     "stopped_lines",
     "summary_lines",
+    "waits_until",
 ]
 
 COLOURS = {
@@ -36,6 +38,7 @@ COLOURS = {
     "budget": "warn",
     "skipped": "warn",
     "stopped": "warn",
+    "waiting": "warn",
 }
 
 _NOT_BEGUN = ("blocked", "ready", "skipped")
@@ -113,6 +116,13 @@ class UsageForm(TypedDict):
     cost_usd: float
 
 
+ParkedForm = TypedDict(
+    "ParkedForm",
+    {"item": str, "task": str | None, "role": str, "until": str, "class": str, "reason": str},
+)
+"""Work that waits for its time; ``until`` is UTC, RFC 3339."""
+
+
 class BudgetForm(TypedDict):
     """What the run may use; None is no limit."""
 
@@ -156,6 +166,7 @@ class Summary(TypedDict):
     phases: list[PhaseForm]
     tasks: list[TaskForm]
     usage: UsageForm
+    parked: list[ParkedForm]
     budget: BudgetForm
     restarts: int
     resumes: int
@@ -216,8 +227,26 @@ def summary_lines(
         width = max(len(one_line(task["id"])) for task in summary["tasks"])
         for task in summary["tasks"]:
             lines += _task(task, state, width, style, (rejections or {}).get(task["id"], ()), asked=asked)
+    if summary["parked"]:
+        lines += ["", style.paint("waiting", "dim"), *(_parked(parked, style) for parked in summary["parked"])]
     lines += ["", *_totals(summary, style, priced=priced)]
     return lines
+
+
+def waits_until(until: object) -> str:
+    """Return ``2026-11-26T19:15:31.000Z`` as people read it."""
+    return f"{str(until)[:19].replace('T', ' ')} UTC"
+
+
+def _parked(parked: ParkedForm, style: Style) -> str:
+    what = one_line(parked["task"] or parked["item"])
+    return style.row(
+        [
+            (f"  {what}", 16, "strong"),
+            (f"until {waits_until(parked['until'])}  ", 0, "warn"),
+            (f"{parked['class']}: {one_line(parked['reason'])}", 0, ""),
+        ]
+    )
 
 
 def error_lines(error: ErrorForm) -> list[str]:

@@ -12,7 +12,7 @@ import contextlib
 import ipaddress
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -21,7 +21,9 @@ from pydantic import JsonValue, SecretStr
 from mnemosyne.config.secrets import resolve_api_key
 from mnemosyne.config.settings import check_base_url
 from mnemosyne.errors import EnvironmentProblem, InvalidInput, MissingCredential
-from mnemosyne.llm.turns import StreamError, Turn, TurnError, broken, read_turn
+from mnemosyne.llm.failures import Failure
+from mnemosyne.llm.reset import seconds_until_reset
+from mnemosyne.llm.turns import StreamError, Turn, TurnError, cut, malformed, read_turn, stalled
 from mnemosyne.models import Usage
 
 if TYPE_CHECKING:
@@ -32,13 +34,17 @@ __all__ = ["Client", "prefetch"]
 
 _ANTHROPIC = "https://api.anthropic.com"
 _CONNECT_SECONDS = 10.0
-_READ_SECONDS = 300.0  # between two chunks: a small local model can take minutes over a long prompt before the first
+FIRST_BYTE_SECONDS = 300.0
+"""Before anything of the answer has come: a small local model can take minutes over a long prompt."""
+BETWEEN_BYTES_SECONDS = 60.0
+"""Once an answer has begun. Anthropic's servers ping every few seconds; a stream that falls silent is dead, and people
+report that it stays so until somebody ends it."""
 _DRAIN_SECONDS = 1.0
 _MESSAGE_LENGTH = 500  # characters of a server's own words that an error quotes
 
 _ENDED = frozenset({401, 403})
-_AGAIN = frozenset({408, 409, 429})
-_KINDS_AGAIN = frozenset({"overloaded_error", "api_error", "rate_limit_error", "timeout_error", "conflict_error"})
+_ASKED_AGAIN = frozenset({408, 409})
+_KINDS_OVERLOADED = frozenset({"overloaded_error", "api_error", "rate_limit_error", "timeout_error"})
 _KINDS_ENDED = frozenset({"authentication_error", "permission_error"})
 _SIGNS_OF_LENGTH = ("prompt is too long", "context limit", "context length", "context size", "context window")
 """What Anthropic's servers say, and what local ones say that speak the same API."""
@@ -84,11 +90,15 @@ class Client:
         """Whether it is Anthropic's own server, which knows more of the API than others do."""
         return self.base_url == _ANTHROPIC
 
-    async def send(self, body: dict[str, JsonValue]) -> Turn:
+    async def send(self, body: dict[str, JsonValue], began: Callable[[], None] = lambda: None) -> Turn:
         """Send ``body`` once and return the complete answer.
 
+        Args:
+            body: The request.
+            began: Called when the first content of the answer comes.
+
         Raises:
-            TurnError: No complete answer; ``fatal`` says whether the same request can succeed later.
+            TurnError: No complete answer; ``failure`` says in which way.
             MissingCredential: The server refuses the key (MN-0202), or there is none (MN-0201).
             EnvironmentProblem: The server cannot be reached and never answered this process (MN-0205).
         """
@@ -101,7 +111,7 @@ class Client:
             stream = await sdk.messages.create(**arguments)
             _reached.add(self.base_url)
             async with stream:
-                return await self._read(stream.response, str(body["model"]))
+                return await self._read(stream.response, str(body["model"]), began)
         except anthropic.APIStatusError as error:
             _reached.add(self.base_url)
             self._raise_status(error)
@@ -109,10 +119,12 @@ class Client:
             self._raise_kind(error.kind, error.message, usage=None)
         except anthropic.APIConnectionError as error:
             self._raise_connection(error.__cause__ or error)
+        except httpx2.ReadTimeout as error:
+            raise stalled(f"no byte of the answer came for {FIRST_BYTE_SECONDS:g} s") from error
         except (httpx2.HTTPError, httpx2.StreamError) as error:
-            raise broken(type(error).__name__) from error
+            raise cut(type(error).__name__) from error
         except anthropic.AnthropicError as error:
-            raise broken(type(error).__name__) from error
+            raise malformed(type(error).__name__) from error
 
     async def close(self) -> None:
         """Close the connections; call it on the loop that made the requests."""
@@ -120,8 +132,11 @@ class Client:
         if sdk is not None:
             await sdk.close()
 
-    async def _read(self, response: httpx2.Response, model: str) -> Turn:
+    async def _read(self, response: httpx2.Response, model: str, began: Callable[[], None]) -> Turn:
+        import httpx2
         from anthropic import AsyncStream
+
+        from mnemosyne.llm.stall import Watched
 
         kind = response.headers.get("content-type", "")
         if not kind.lower().startswith("text/event-stream"):
@@ -131,11 +146,13 @@ class Client:
                 code="MN-0404",
                 reason=f"{self.base_url} answered with content type {kind or 'none'!r}",
                 hint="check that --base-url names a Messages-compatible server that can stream",
-                fatal=True,
+                failure=Failure.FATAL,
                 usage=Usage(),
             )
+        if isinstance(response.stream, httpx2.AsyncByteStream):
+            response.stream = Watched(response.stream, BETWEEN_BYTES_SECONDS)
         events = AsyncStream.raw_events(response)
-        turn = await read_turn(events, model)
+        turn = await read_turn(events, model, began)
         # Only a stream read to its end leaves its connection usable; the turn itself is complete already.
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_DRAIN_SECONDS):
@@ -156,7 +173,7 @@ class Client:
         import anthropic
         import httpx2
 
-        timeout = httpx2.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS)
+        timeout = httpx2.Timeout(FIRST_BYTE_SECONDS, connect=_CONNECT_SECONDS)
         direct = httpx2.AsyncClient(trust_env=False, timeout=timeout) if _is_loopback(self.base_url) else None
         assert self._key is not None
         return anthropic.AsyncAnthropic(
@@ -173,19 +190,24 @@ class Client:
         if status in _ENDED or kind in _KINDS_ENDED:
             self._raise_refused(f"{status} {kind}".strip())
         said = self._quoted(error.api_message or "")
-        if status in _AGAIN or status >= 500:
-            wait = _retry_after(error.response.headers)
-            raise _unavailable(f"{status} {kind} {said}".strip(), wait, Usage()) from None
+        reason = f"{status} {kind} {said}".strip()
+        if status == 429 or status >= 500:
+            seconds = seconds_until_reset(error.response.headers)
+            limited = status == 429 and seconds is not None
+            failure = Failure.WAIT_UNTIL if limited else Failure.OVERLOADED
+            raise _unavailable(reason, failure, seconds, Usage()) from None
+        if status in _ASKED_AGAIN:
+            raise _unavailable(reason, Failure.CUT, None, Usage()) from None
         if status == 400 and _is_too_long(said):
-            raise _too_long(f"{status} {kind} {said}".strip()) from None
-        raise _rejected(f"{status} {kind} {said}".strip()) from None
+            raise _too_long(reason) from None
+        raise _rejected(reason) from None
 
     def _raise_kind(self, kind: str, message: str, *, usage: Usage | None) -> NoReturn:
         if kind in _KINDS_ENDED:
             self._raise_refused(kind)
         said = self._quoted(message)
-        if kind in _KINDS_AGAIN or not kind.endswith("_error"):
-            raise _unavailable(f"{kind} in the stream: {said}", None, usage) from None
+        if kind in _KINDS_OVERLOADED or not kind.endswith("_error"):
+            raise _unavailable(f"{kind} in the stream: {said}", Failure.OVERLOADED, None, usage) from None
         raise _rejected(f"{kind} in the stream: {said}") from None
 
     def _raise_refused(self, reason: str) -> NoReturn:
@@ -209,8 +231,12 @@ class Client:
                 reason=f"{name}: {self._quoted(str(error))}",
                 hint="start the server, then mnemosyne resume; or begin again with another --base-url",
             ) from error
+        if never_connected:
+            raise _unavailable(f"connection: {name}", Failure.UNREACHABLE, None, Usage()) from error
         # Where the connection stood, the request may have been worked on: what it cost is unknown.
-        raise _unavailable(f"connection: {name}", None, Usage() if never_connected else None) from error
+        if isinstance(error, httpx2.ReadTimeout):
+            raise stalled(f"no byte of the answer came for {FIRST_BYTE_SECONDS:g} s") from error
+        raise _unavailable(f"connection: {name}", Failure.CUT, None, None) from error
 
     def _quoted(self, text: str) -> str:
         key = self._key.get_secret_value() if self._key is not None else ""
@@ -252,24 +278,13 @@ def _is_too_long(said: str) -> bool:
     return any(sign in said.lower() for sign in _SIGNS_OF_LENGTH)
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers[name]) / unit
-        except (KeyError, ValueError):
-            continue  # the form with a date is rare, and our own wait is a good answer to it
-        if 0 <= seconds < float("inf"):
-            return seconds
-    return None
-
-
-def _unavailable(reason: str, retry_after: float | None, usage: Usage | None) -> TurnError:
+def _unavailable(reason: str, failure: Failure, retry_after: float | None, usage: Usage | None) -> TurnError:
     return TurnError(
         "the model cannot be reached at the moment",
         code="MN-0403",
         reason=reason,
         hint="the run goes on by itself when the server answers again",
-        fatal=False,
+        failure=failure,
         retry_after=retry_after,
         usage=usage,
     )
@@ -281,7 +296,7 @@ def _rejected(reason: str) -> TurnError:
         code="MN-0408",
         reason=reason,
         hint="check --model and --base-url; the same request would be rejected again",
-        fatal=True,
+        failure=Failure.FATAL,
         usage=Usage(),
     )
 
@@ -292,6 +307,6 @@ def _too_long(reason: str) -> TurnError:
         code="MN-0407",
         reason=reason,
         hint="split the task, or use a model with a larger window",
-        fatal=True,
+        failure=Failure.CONTEXT_OVERFLOW,
         usage=Usage(),
     )

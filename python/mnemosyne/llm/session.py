@@ -22,6 +22,7 @@ from pydantic import JsonValue
 from mnemosyne.errors import ModelError, ModelRefused
 from mnemosyne.llm import compaction, prices
 from mnemosyne.llm.client import Client, prefetch
+from mnemosyne.llm.failures import Failure
 from mnemosyne.llm.retry import Journal, RetryPolicy, ask
 from mnemosyne.llm.transcript import call_of
 from mnemosyne.llm.turns import JsonObject, Turn
@@ -382,25 +383,26 @@ def _stopped(turn: Turn) -> ModelError:
     match turn.stop_reason:
         case "refusal":
             return ModelRefused(
-                "the model declined the request", fatal=True,
+                "the model declined the request", fatal=True, failure=Failure.REFUSAL,
                 reason=_explanation(turn.stop_details) or said or "it gave no reason",
                 hint="rephrase the prompt, or use another model",
             )  # fmt: skip
         case "max_tokens":
             return ModelError(
-                "the model's answer hit its length limit", code="MN-0405",
+                "the model's answer hit its length limit", code="MN-0405", failure=Failure.MAX_TOKENS,
                 reason=f"it used {turn.usage.output_tokens} output tokens and was not finished", fatal=True,
                 hint="ask for less in one step, or use a model with a longer answer",
             )  # fmt: skip
         case "model_context_window_exceeded":
             return ModelError(
                 "the conversation no longer fits into the model's context window", code="MN-0407", fatal=True,
+                failure=Failure.CONTEXT_OVERFLOW,
                 hint="split the task, or use a model with a larger window",
             )  # fmt: skip
         case other:
             return ModelError(
                 "the model stopped for a reason this version does not know", code="MN-0404",
-                reason=f"stop_reason is {other!r}", fatal=True, hint="upgrade mnemosyne",
+                reason=f"stop_reason is {other!r}", fatal=True, failure=Failure.MALFORMED, hint="upgrade mnemosyne",
             )  # fmt: skip
 
 

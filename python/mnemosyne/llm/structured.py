@@ -15,6 +15,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from mnemosyne.errors import ModelError
 from mnemosyne.llm.client import Client
+from mnemosyne.llm.failures import Failure
 from mnemosyne.llm.retry import Journal, RetryPolicy
 from mnemosyne.llm.session import ClaudeSession, Prompt, ResultMessage, SessionOptions
 from mnemosyne.models import Usage
@@ -74,6 +75,7 @@ async def structured(
             reason="; ".join(problems)[:1000],
             hint="use a model that supports structured output, or rephrase the prompt",
             fatal=True,
+            failure=Failure.MALFORMED,
         )
     return Structured(value, usage)
 

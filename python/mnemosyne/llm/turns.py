@@ -9,7 +9,7 @@ go back unchanged, and a kind of block we do not know must survive.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard
 
@@ -17,9 +17,10 @@ from pydantic import JsonValue
 
 from mnemosyne.errors import ModelError
 from mnemosyne.llm import prices
+from mnemosyne.llm.failures import RULES, Failure
 from mnemosyne.models import Usage
 
-__all__ = ["ServerEvent", "StreamError", "Turn", "TurnError", "broken", "read_turn"]
+__all__ = ["ServerEvent", "StreamError", "Turn", "TurnError", "cut", "malformed", "read_turn", "stalled"]
 
 JsonObject = dict[str, JsonValue]
 
@@ -35,8 +36,12 @@ class TurnError(ModelError):
     """One try that gave no turn.
 
     Attributes:
+        failure: How it failed.
         usage: What it is known to have spent; None where nobody can know, so the reservation stays charged.
+        detail: What the event of the failed step says beside that.
     """
+
+    failure: Failure
 
     def __init__(
         self,
@@ -45,12 +50,16 @@ class TurnError(ModelError):
         code: str,
         reason: str = "",
         hint: str = "",
-        fatal: bool,
+        failure: Failure,
         retry_after: float | None = None,
         usage: Usage | None = None,
     ) -> None:
-        super().__init__(message, code=code, reason=reason, hint=hint, fatal=fatal, retry_after=retry_after)
+        fatal = RULES[failure].tries == 1
+        super().__init__(
+            message, code=code, reason=reason, hint=hint, fatal=fatal, retry_after=retry_after, failure=failure
+        )
         self.usage = usage
+        self.detail: JsonObject = {"class": failure}
 
 
 class StreamError(Exception):
@@ -165,9 +174,9 @@ class _Assembly:
 
     def finish(self, model: str) -> Turn:
         if not self.stopped or self.stop_reason is None:
-            raise broken("the stream ended before the answer was complete")
+            raise cut("the stream ended before the answer was complete")
         if any(not block.closed for block in self.blocks.values()):
-            raise broken("the answer ended inside a content block")
+            raise cut("the answer ended inside a content block")
         content = [self.blocks[index].value for index in sorted(self.blocks)]
         content = [block for block in content if block.get("type") != "text" or block.get("text")]
         usage = Usage.model_validate({**self.counts, "turns": 1})
@@ -175,8 +184,13 @@ class _Assembly:
         return Turn(_encodable(content), self.stop_reason, usage, self.identifier, self.stop_details)
 
 
-async def read_turn(events: AsyncIterable[ServerEvent], model: str) -> Turn:
+async def read_turn(events: AsyncIterable[ServerEvent], model: str, began: Callable[[], None] = lambda: None) -> Turn:
     """Read a stream to its ``message_stop``.
+
+    Args:
+        events: As they come.
+        model: For the price.
+        began: Called when the first content comes: until then a server may still say that it is overloaded.
 
     Raises:
         TurnError: The stream was cut or cannot be understood; asking again may help.
@@ -189,28 +203,39 @@ async def read_turn(events: AsyncIterable[ServerEvent], model: str) -> Turn:
                 continue
             decoded = json.loads(event.data)
             if not _is_object(decoded):
-                raise broken("an event is not a JSON object")
+                raise malformed("an event is not a JSON object")
             if event.event == "error" or decoded.get("type") == "error":
                 error = decoded.get("error")
                 details = error if _is_object(error) else {}
                 raise StreamError(str(details.get("type", "")), str(details.get("message", "")))
             assembly.take(decoded)
+            if assembly.blocks:
+                began()
             if assembly.stopped:
                 break
     except (ValueError, KeyError, TypeError) as error:
-        raise broken(f"an event cannot be understood ({type(error).__name__})") from error
+        raise malformed(f"an event cannot be understood ({type(error).__name__})") from error
     return assembly.finish(model)
 
 
-def broken(reason: str) -> TurnError:
+def cut(reason: str) -> TurnError:
     """Return the error for an answer that came only in part; what it cost is unknown."""
-    return TurnError(
-        "the model's answer broke off",
-        code="MN-0404",
-        reason=reason,
-        hint="if it happens again, look at the proxy or server between here and the model",
-        fatal=False,
-    )
+    return _broken("the model's answer broke off", "MN-0404", Failure.CUT, reason)
+
+
+def malformed(reason: str) -> TurnError:
+    """Return the error for an answer that cannot be understood; what it cost is unknown."""
+    return _broken("the model's answer cannot be understood", "MN-0404", Failure.MALFORMED, reason)
+
+
+def stalled(reason: str) -> TurnError:
+    """Return the error for an answer that stopped coming; what it cost is unknown."""
+    return _broken("the model's answer stopped coming", "MN-0413", Failure.STALLED, reason)
+
+
+def _broken(message: str, code: str, failure: Failure, reason: str) -> TurnError:
+    hint = "if it happens again, look at the proxy or server between here and the model"
+    return TurnError(message, code=code, reason=reason, hint=hint, failure=failure)
 
 
 def _extend(block: _Block, delta: JsonObject) -> None:

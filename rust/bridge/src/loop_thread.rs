@@ -518,7 +518,8 @@ fn seconds(seconds: f64) -> Duration {
 enum Said {
     Result { result: WorkResult },
     Raised { error: HostError },
-    Model { problem: Problem, fatal: bool, retry_after: Option<f64> },
+    Model { problem: Problem, fatal: bool, retry_after: Option<f64>, class: Option<String> },
+    Parked { problem: Problem, class: String, seconds: f64 },
     Environment { problem: Problem },
     Budget { problem: Problem },
     Invalid { problem: Problem },
@@ -535,7 +536,8 @@ fn read_outcome(object: &Bound<'_, PyAny>) -> Outcome {
     match serde_json::from_value::<Said>(value) {
         Ok(Said::Result { result }) => Outcome::Result(Box::new(result)),
         Ok(Said::Raised { error }) => Outcome::Raised(error),
-        Ok(Said::Model { problem, fatal, retry_after }) => Outcome::Model { problem, fatal, retry_after },
+        Ok(Said::Model { problem, fatal, retry_after, class }) => Outcome::Model { problem, fatal, retry_after, class },
+        Ok(Said::Parked { problem, class, seconds }) => Outcome::Parked { problem, class, seconds },
         Ok(Said::Environment { problem }) => Outcome::Environment(problem),
         Ok(Said::Budget { problem }) => Outcome::Budget(problem),
         Ok(Said::Invalid { problem }) => Outcome::Invalid(problem),

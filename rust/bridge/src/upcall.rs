@@ -4,10 +4,10 @@
 use crate::host::HostInner;
 use crate::port::Reply;
 use base64::Engine;
-use mnemosyne_core::{Problem, ProblemKind, Usage, error::codes};
+use mnemosyne_core::{EventKind, NewEvent, Problem, ProblemKind, Usage, error::codes};
 use mnemosyne_store::{Amount, FinishStep, Reserve, StartStep};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 #[derive(Deserialize)]
@@ -36,6 +36,7 @@ enum Upcall {
         number: u64,
         output: Value,
         usage: Option<Usage>,
+        detail: Option<Value>,
     },
     StepFail {
         item: String,
@@ -44,6 +45,7 @@ enum Upcall {
         number: u64,
         error: String,
         usage: Option<Usage>,
+        detail: Option<Value>,
     },
     Reserve {
         item: String,
@@ -62,6 +64,15 @@ enum Upcall {
         epoch: u64,
         name: String,
         content: String,
+    },
+    /// A breaker opened or closed. It belongs to the process: to no run, and to no claim that could be over.
+    Breaker {
+        #[allow(dead_code)]
+        item: String,
+        #[allow(dead_code)]
+        epoch: u64,
+        opened: bool,
+        data: Map<String, Value>,
     },
 }
 
@@ -88,12 +99,14 @@ async fn serve(host: &HostInner, upcall: Upcall) -> Result<Value, Problem> {
             let step = StartStep { item, epoch, attempt, name, kind, input_sha256, detail, reserve };
             Ok(json!({"number": store.start_step(step).await?}))
         }
-        Upcall::StepFinish { item, epoch, attempt, number, output, usage } => {
-            let step = FinishStep { item, epoch, attempt, number, outcome: Ok(output), usage };
+        Upcall::StepFinish { item, epoch, attempt, number, output, usage, detail } => {
+            let detail = detail.unwrap_or(Value::Null);
+            let step = FinishStep { item, epoch, attempt, number, outcome: Ok(output), usage, detail };
             store.finish_step(step).await.map(|()| Value::Null)
         }
-        Upcall::StepFail { item, epoch, attempt, number, error, usage } => {
-            let step = FinishStep { item, epoch, attempt, number, outcome: Err(error), usage };
+        Upcall::StepFail { item, epoch, attempt, number, error, usage, detail } => {
+            let detail = detail.unwrap_or(Value::Null);
+            let step = FinishStep { item, epoch, attempt, number, outcome: Err(error), usage, detail };
             store.finish_step(step).await.map(|()| Value::Null)
         }
         Upcall::Reserve { item, epoch, tokens, usd } => {
@@ -108,6 +121,11 @@ async fn serve(host: &HostInner, upcall: Upcall) -> Result<Value, Problem> {
                 Problem::new(ProblemKind::Agent, codes::AGENT, format!("the artifact {name:?} cannot be read: {error}"))
             })?;
             Ok(json!(store.put_artifact(&item, epoch, &name, bytes).await?))
+        }
+        Upcall::Breaker { opened, data, .. } => {
+            let kind = if opened { EventKind::BreakerOpened } else { EventKind::BreakerClosed };
+            store.append_events(vec![NewEvent { data, ..NewEvent::new(kind) }]).await?;
+            Ok(Value::Null)
         }
     }
 }

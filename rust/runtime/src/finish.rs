@@ -6,6 +6,7 @@
 //! | result | completed | `success: true` empties the window, `false` neither fills nor empties it |
 //! | raised, deadline | goes back after a delay; charged with a crash if the window is full | counted |
 //! | model | goes back later; fatal or five in a row: completed as a failure | not charged |
+//! | parked | waits until its time; counts toward nothing | not charged |
 //! | environment, budget | the run stops, resumable | not charged |
 //! | invalid | given up | not charged |
 //! | fenced, run over | nothing: the claim was over | not charged |
@@ -25,6 +26,8 @@ use mnemosyne_store::{Claimed, ReleaseReason};
 
 /// Model failures in a row after which the attempt has failed.
 const MODEL_FAILURES: u32 = 5;
+/// Nothing is parked for longer: a server that names a later time is asked again then, which costs one request.
+const LONGEST_PARK_SECONDS: f64 = 3_600.0;
 /// An environment problem without a run to stop: the item waits a little.
 const ENVIRONMENT_DELAY_MS: i64 = 5_000;
 
@@ -61,7 +64,10 @@ pub(crate) fn claimed(life: &mut Life, claimed: &Claimed, outcome: Option<Outcom
         (_, Some(Ending::Drain | Ending::Unwanted)) => End::innocent(0).into(),
         (None | Some(Outcome::Cancelled), None) => End::innocent(LOST_DELAY_MS).into(),
         (Some(Outcome::Raised(error)), None) => raised(life, item, &error),
-        (Some(Outcome::Model { problem, fatal, retry_after }), None) => model(life, item, &problem, fatal, retry_after),
+        (Some(Outcome::Model { problem, fatal, retry_after, class }), None) => {
+            model(life, item, &problem, fatal, retry_after, class)
+        }
+        (Some(Outcome::Parked { problem, class, seconds }), None) => parked(&problem, class, seconds).into(),
         (Some(Outcome::Environment(problem)), None) => stopped(item, RunState::Interrupted, problem),
         (Some(Outcome::Budget(problem)), None) => stopped(item, RunState::Budget, problem),
         (Some(Outcome::Invalid(problem)), None) => End::quiet(Commit::GiveUp(problem)).into(),
@@ -98,7 +104,7 @@ fn raised(life: &mut Life, item: &Item, error: &HostError) -> Judged {
         Some(_) => (ReleaseReason::Crash, 0), // the item that fills the window takes its agent down
         None => (ReleaseReason::Error, error_delay_ms(life.error_count())),
     };
-    let end = End { commit: Commit::Release { reason, delay_ms, error: Some(clip(&text)) }, events };
+    let end = End { commit: Commit::Release { reason, delay_ms, error: Some(clip(&text)), class: None }, events };
     Judged { end, leave }
 }
 
@@ -108,16 +114,34 @@ fn error_delay_ms(errors: usize) -> i64 {
     (100_i64 << doublings).min(5_000)
 }
 
-fn model(life: &Life, item: &Item, problem: &Problem, fatal: bool, retry_after: Option<f64>) -> Judged {
+fn model(
+    life: &Life,
+    item: &Item,
+    problem: &Problem,
+    fatal: bool,
+    retry_after: Option<f64>,
+    class: Option<String>,
+) -> Judged {
     let text = text_of(problem);
-    let failed = of_item(life.event(EventKind::AgentFailed), item).with("error", clip(&text));
+    let mut failed = of_item(life.event(EventKind::AgentFailed), item).with("error", clip(&text));
+    if let Some(class) = &class {
+        failed = failed.with("class", class.clone());
+    }
     let commit = if fatal || item.model_failures + 1 >= MODEL_FAILURES {
         Commit::Complete(Box::new(WorkResult::failure(text)))
     } else {
         let delay_ms = model_delay_ms(item.model_failures, retry_after);
-        Commit::Release { reason: ReleaseReason::Model, delay_ms, error: Some(clip(&text)) }
+        Commit::Release { reason: ReleaseReason::Model, delay_ms, error: Some(clip(&text)), class }
     };
     End { commit, events: vec![failed] }.into()
+}
+
+/// The agent did what it could, so nothing is said of it.
+fn parked(problem: &Problem, class: String, seconds: f64) -> End {
+    let seconds = if seconds.is_finite() { seconds.clamp(0.0, LONGEST_PARK_SECONDS) } else { LONGEST_PARK_SECONDS };
+    let delay_ms = (seconds * 1_000.0) as i64;
+    let error = Some(clip(&text_of(problem)));
+    End::quiet(Commit::Release { reason: ReleaseReason::Parked, delay_ms, error, class: Some(class) })
 }
 
 /// What the server asked for, else 1 s doubled with each failure; at most 60 s.
@@ -144,7 +168,7 @@ pub(crate) fn abandoned(life: &mut Life, claimed: &Claimed, ending: Ending) -> J
             let text = timeout_error(&item.work).to_string();
             life.remember_error(&text);
             let failed = of_item(life.event(EventKind::AgentFailed), item).with("error", text.clone());
-            let commit = Commit::Release { reason: ReleaseReason::Crash, delay_ms: 0, error: Some(text) };
+            let commit = Commit::Release { reason: ReleaseReason::Crash, delay_ms: 0, error: Some(text), class: None };
             End { commit, events: vec![failed] }
         }
         Ending::Drain | Ending::Unwanted => End::innocent(0),
@@ -180,7 +204,7 @@ pub(crate) fn direct(
             let leave = direct_error(life, &error);
             return (Err(WorkError::Agent(error)), leave);
         }
-        (Some(Outcome::Model { problem, .. }), None) => problem,
+        (Some(Outcome::Model { problem, .. } | Outcome::Parked { problem, .. }), None) => problem,
         (Some(Outcome::Environment(problem) | Outcome::Budget(problem) | Outcome::Invalid(problem)), None) => problem,
         (Some(Outcome::Fenced), None) => Problem::fenced(&item.id, 0),
     };

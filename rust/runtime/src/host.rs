@@ -164,6 +164,17 @@ pub enum Outcome {
         fatal: bool,
         /// What the server asked for.
         retry_after: Option<f64>,
+        /// The class of the failure, where the host knows it.
+        class: Option<String>,
+    },
+    /// The model's server asks to wait for longer than an agent may be held: the item waits, nobody is charged.
+    Parked {
+        /// What happened.
+        problem: Problem,
+        /// The class of the failure.
+        class: String,
+        /// For how long.
+        seconds: f64,
     },
     /// Something outside is missing or refuses: the run is interrupted.
     Environment(Problem),

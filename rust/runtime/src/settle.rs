@@ -18,7 +18,7 @@ pub(crate) enum Commit {
     /// A result with all that follows.
     Complete(Box<WorkResult>),
     /// The item goes back.
-    Release { reason: ReleaseReason, delay_ms: i64, error: Option<String> },
+    Release { reason: ReleaseReason, delay_ms: i64, error: Option<String>, class: Option<String> },
     /// The item can never be done.
     GiveUp(Problem),
     /// The run stops, which releases its claims.
@@ -42,7 +42,7 @@ impl End {
 
     /// Nobody is charged.
     pub(crate) fn innocent(delay_ms: i64) -> Self {
-        Self::quiet(Commit::Release { reason: ReleaseReason::Innocent, delay_ms, error: None })
+        Self::quiet(Commit::Release { reason: ReleaseReason::Innocent, delay_ms, error: None, class: None })
     }
 }
 
@@ -101,8 +101,8 @@ async fn commit(tree: &TreeRecord, claim: &Claim, end: &End) -> Result<Verdict, 
         Commit::Complete(result) => {
             store.complete(Completion { item, epoch, result: *result, events }).await?;
         }
-        Commit::Release { reason, delay_ms, error } => {
-            let release = Release { item, epoch, reason, generation, delay_ms, error, events };
+        Commit::Release { reason, delay_ms, error, class } => {
+            let release = Release { item, epoch, reason, generation, delay_ms, error, class, events };
             if store.release(release).await? == Released::Dead {
                 return Ok(Verdict::Dead);
             }

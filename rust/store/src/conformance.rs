@@ -149,6 +149,7 @@ pub fn release(claimed: &Claimed, reason: ReleaseReason, generation: u64) -> Rel
         generation,
         delay_ms: 0,
         error: None,
+        class: None,
         events: Vec::new(),
     }
 }
@@ -287,6 +288,9 @@ macro_rules! conformance_tests {
                     a_cancelled_item_is_not_given_out,
                     an_item_of_a_run_is_not_cancelled_alone,
                     the_queue_counts_what_is_ready_running_and_waiting,
+                    a_parked_item_waits_and_says_until_when_and_why,
+                    a_run_waits_only_while_all_that_it_has_is_parked,
+                    a_parked_item_keeps_its_time_when_its_run_is_resumed_or_stopped,
                 ]
                 commands: [
                     a_command_is_taken_once_by_the_boot_that_owns_the_run,

@@ -157,12 +157,13 @@ impl Store for MemoryStore {
     }
 
     async fn run(&self, run: &str) -> Result<Option<RunSnapshot>, Problem> {
-        Ok(self.data().snapshot(run))
+        Ok(self.data().snapshot(run, (self.clock)()))
     }
 
     async fn runs(&self) -> Result<Vec<Run>, Problem> {
         let data = self.data();
-        Ok(data.run_order.iter().filter_map(|id| data.runs.get(id)).map(|row| row.run.clone()).collect())
+        let now = (self.clock)();
+        Ok(data.run_order.iter().filter_map(|id| data.runs.get(id)).map(|row| data.shown_run(row, now)).collect())
     }
 
     async fn stop_run(&self, run: &str, state: RunState, problem: Problem) -> Result<(), Problem> {

@@ -1,11 +1,15 @@
 //! What every backend decides alike: pure functions of records, so that two backends differ only in where rows lie.
 
-use crate::types::{Amount, ClaimRequest, NewCommand, StartStep, StepState};
+use crate::clock::timestamp;
+use crate::types::{
+    Amount, ClaimRequest, FinishStep, NewCommand, Parked, Release, ReleaseReason, StartStep, StepState,
+};
 use mnemosyne_core::error::codes;
 use mnemosyne_core::{
     ArtifactRef, Budget, EventKind, Item, ItemKind, ItemState, NewEvent, Phase, PhaseRecord, PhaseState, Problem,
     ProblemKind, Run, RunOptions, RunState, Usage, WorkItem,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -155,6 +159,52 @@ pub(crate) fn shown_state(state: ItemState, open_dependencies: u32, not_before: 
     }
 }
 
+/// Why an item is parked; kept with the item.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ParkedFor {
+    pub(crate) class: String,
+    pub(crate) reason: String,
+}
+
+impl ParkedFor {
+    /// What is kept of a release, if it parks its item.
+    pub(crate) fn of(release: &Release) -> Option<Self> {
+        let text = |said: &Option<String>| said.clone().unwrap_or_default();
+        (release.reason == ReleaseReason::Parked)
+            .then(|| Self { class: text(&release.class), reason: text(&release.error) })
+    }
+}
+
+/// A parked item as people see it.
+pub(crate) fn parked(item: &Item, until: i64, why: &ParkedFor) -> Parked {
+    Parked {
+        item: item.work.id.clone(),
+        task: item.task.clone(),
+        role: item.work.role,
+        until: timestamp(until),
+        class: why.class.clone(),
+        reason: why.reason.clone(),
+    }
+}
+
+/// `work_parked`. `run_waits`: it was the last thing that the run could go on with.
+pub(crate) fn parked_event(item: &Item, until: i64, why: &ParkedFor, run_waits: bool) -> NewEvent {
+    item_event(EventKind::WorkParked, item)
+        .with("until", timestamp(until))
+        .with("class", why.class.clone())
+        .with("reason", clip(&why.reason, 2_000))
+        .with("run_waits", run_waits)
+}
+
+/// A run waits while all that it has is parked. Like an item's, this state is not written but seen, so that it cannot
+/// outlive its reason: when the first item's time has come, the run is running again.
+pub(crate) fn shown_run_state(state: RunState, has_parked: bool, has_other: bool) -> RunState {
+    match state {
+        RunState::Running if has_parked && !has_other => RunState::Waiting,
+        other => other,
+    }
+}
+
 /// What `next_items` is given for an item without a run; nothing of it is stored.
 pub(crate) fn no_run() -> Run {
     Run {
@@ -260,8 +310,12 @@ pub(crate) fn sign(events: &mut [NewEvent], item: &str, holder: &Holder) {
 }
 
 /// `work_failed` of a claim that ended without a result.
-pub(crate) fn failed_event(item: &Item, error: &str) -> NewEvent {
-    item_event(EventKind::WorkFailed, item).with("error", clip(error, 2_000))
+pub(crate) fn failed_event(item: &Item, error: &str, class: Option<&str>) -> NewEvent {
+    let event = item_event(EventKind::WorkFailed, item).with("error", clip(error, 2_000));
+    match class {
+        Some(class) => event.with("class", class),
+        None => event,
+    }
 }
 
 /// `work_cancelled`.
@@ -302,27 +356,21 @@ pub(crate) fn step_started(item: &Item, holder: &Holder, step: &StartStep, numbe
     Ok(event)
 }
 
-/// `step_finished`.
-pub(crate) fn step_finished(
-    item: &Item,
-    holder: &Holder,
-    step: (&str, &str, u32, u64),
-    error: Option<&str>,
-    usage: Option<&Usage>,
-) -> NewEvent {
-    let (name, kind, attempt, number) = step;
+/// `step_finished`: what the caller says of it (the class of its failure, say), and our own keys.
+pub(crate) fn step_finished(item: &Item, holder: &Holder, name: &str, kind: &str, step: &FinishStep) -> NewEvent {
     let mut event = NewEvent {
-        attempt: Some(attempt),
+        attempt: Some(step.attempt),
         agent: Some(holder.agent.clone()),
         generation: Some(holder.generation),
+        data: step.detail.as_object().cloned().unwrap_or_default(),
         ..item_event(EventKind::StepFinished, item)
     };
-    let state = if error.is_some() { StepState::Failed } else { StepState::Finished };
-    event = event.with("name", name).with("kind", kind).with("number", number).with("state", json!(state));
-    if let Some(error) = error {
+    let state = if step.outcome.is_err() { StepState::Failed } else { StepState::Finished };
+    event = event.with("name", name).with("kind", kind).with("number", step.number).with("state", json!(state));
+    if let Err(error) = &step.outcome {
         event = event.with("error", clip(error, EVENT_TEXT));
     }
-    match usage {
+    match &step.usage {
         Some(usage) => event.with("usage", json!(usage)),
         None => event,
     }

@@ -57,6 +57,8 @@ pub enum ReleaseReason {
     Crash,
     /// The model failed; neither agent nor item is charged, but `model_failures` rises.
     Model,
+    /// The model's server asks to wait: nobody is charged and nothing is counted. The item is [`Parked`] for `delay_ms`.
+    Parked,
     /// Drain, a dead supervisor, a lost role: nobody is charged.
     Innocent,
 }
@@ -74,8 +76,10 @@ pub struct Release {
     pub generation: u64,
     /// Not to be claimed again for so long.
     pub delay_ms: i64,
-    /// What happened, for `work_failed`'s `error`; no such event where `None`.
+    /// What happened, for `work_failed`'s `error` (`work_parked`'s `reason`); no such event where `None`.
     pub error: Option<String>,
+    /// The class of the failure, for the same event.
+    pub class: Option<String>,
     /// Events of the agent that belong to it.
     pub events: Vec<NewEvent>,
 }
@@ -199,6 +203,8 @@ pub struct FinishStep {
     /// What it used; settles its reservation. `None` frees the reservation of a step that gave an output (nothing was
     /// spent); of one that failed nobody knows, so it is charged whole.
     pub usage: Option<Usage>,
+    /// Goes into the event's data beside what is always there; an object or null.
+    pub detail: Value,
 }
 
 impl FinishStep {
@@ -234,8 +240,27 @@ pub struct RunSnapshot {
     pub unknown_turns: u64,
     /// Agents restarted by the boots that worked on it.
     pub restarts: u64,
+    /// Items that wait for their time, the first to go on first. If they are all that the run has, it is `Waiting`.
+    pub parked: Vec<Parked>,
     /// Sequence of the last event of the store.
     pub last_sequence: u64,
+}
+
+/// An item that waits for a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parked {
+    /// Which.
+    pub item: String,
+    /// Of which task.
+    pub task: Option<String>,
+    /// Who will do it.
+    pub role: AgentRole,
+    /// UTC, RFC 3339 with milliseconds.
+    pub until: String,
+    /// The class of the failure.
+    pub class: String,
+    /// What the server said.
+    pub reason: String,
 }
 
 /// An item with its result.

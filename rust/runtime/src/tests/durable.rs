@@ -287,7 +287,7 @@ async fn what_can_never_be_done_is_given_up() {
 
 #[tokio::test(start_paused = true)]
 async fn failures_of_the_model_never_charge_the_agent_and_the_fifth_is_the_attempt_s() {
-    let model = |fatal| Outcome::Model { problem: problem(ProblemKind::Model), fatal, retry_after: None };
+    let model = |fatal| Outcome::Model { problem: problem(ProblemKind::Model), fatal, retry_after: None, class: None };
     let world = World::new(executors(1), MemoryHost::new(move |_| Act::Now(model(false)))).await;
     world.submit("unlucky").await;
     let began = Instant::now();
@@ -307,7 +307,12 @@ async fn failures_of_the_model_never_charge_the_agent_and_the_fifth_is_the_attem
 async fn what_the_server_asked_for_is_how_long_the_item_waits() {
     let host = MemoryHost::new(|work| {
         Act::Now(match work.claim()["epoch"].as_u64() {
-            Some(1) => Outcome::Model { problem: problem(ProblemKind::Model), fatal: false, retry_after: Some(17.0) },
+            Some(1) => Outcome::Model {
+                problem: problem(ProblemKind::Model),
+                fatal: false,
+                retry_after: Some(17.0),
+                class: None,
+            },
             _ => ok(),
         })
     });
@@ -316,6 +321,95 @@ async fn what_the_server_asked_for_is_how_long_the_item_waits() {
     let began = Instant::now();
     world.until_item("limited", ItemState::Done).await;
     assert_eq!(began.elapsed().as_secs(), 17);
+}
+
+fn overloaded(seconds: f64) -> Outcome {
+    Outcome::Parked { problem: problem(ProblemKind::Model), class: "overloaded".to_owned(), seconds }
+}
+
+#[tokio::test(start_paused = true)]
+async fn parked_work_waits_for_its_time_charges_nobody_and_never_becomes_a_failure() {
+    // Seven times: more often than model failures in a row would be forgiven.
+    let host = MemoryHost::new(|work| {
+        Act::Now(if work.claim()["epoch"].as_u64() < Some(8) { overloaded(60.0) } else { ok() })
+    });
+    let world = World::new(executors(1), host).await;
+    world.submit("patient").await;
+    world.submit("other").await;
+    let began = Instant::now();
+    world.until_item("patient", ItemState::Waiting).await;
+    world.until_item("patient", ItemState::Done).await;
+    world.until_item("other", ItemState::Done).await;
+    assert!((7 * 60..8 * 60).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    let snapshot = world.store.item("patient").await.unwrap().unwrap();
+    assert_eq!((snapshot.item.crashes, snapshot.item.model_failures, snapshot.item.work.attempt), (0, 0, 1));
+    assert_eq!((world.agent().health().error_count, world.agent().generation()), (0, 1));
+    assert_eq!(world.count(EventKind::AgentFailed).await + world.count(EventKind::WorkFailed).await, 0);
+    let parked = world.of_kind(EventKind::WorkParked).await;
+    assert_eq!(parked.len(), 14, "seven of each item");
+    assert_eq!((&parked[0].data["class"], &parked[0].data["reason"]), (&json!("overloaded"), &json!("nobody answers")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn parked_work_holds_no_agent() {
+    let host = MemoryHost::new(|work| {
+        Act::Now(if work.claim()["item"]["id"] == "limited" { overloaded(3_600.0) } else { ok() })
+    });
+    let world = World::new(executors(1), host).await;
+    world.store.submit_item(WorkItem { priority: 9, ..item("limited") }, None).await.unwrap();
+    world.until_item("limited", ItemState::Waiting).await;
+    let began = Instant::now();
+    for number in 0..20 {
+        world.submit(&format!("item-{number}")).await;
+        world.until_item(&format!("item-{number}"), ItemState::Done).await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    assert_eq!(world.state_of("limited").await, ItemState::Waiting);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_names_next_year_is_asked_again_in_an_hour() {
+    let host =
+        MemoryHost::new(|work| Act::Now(if work.claim()["epoch"] == 1 { overloaded(f64::INFINITY) } else { ok() }));
+    let world = World::new(executors(1), host).await;
+    world.submit("limited").await;
+    world.until_item("limited", ItemState::Waiting).await;
+    sleep(Duration::from_secs(3_590)).await;
+    assert_eq!(world.state_of("limited").await, ItemState::Waiting);
+    world.until_item("limited", ItemState::Done).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_waits_while_all_it_has_is_parked_and_goes_on_by_itself() {
+    let host = MemoryHost::new(|work| {
+        let parks = work.claim()["kind"] == "execute" && work.claim()["epoch"] == 1;
+        Act::Now(if parks { overloaded(600.0) } else { good(work) })
+    });
+    let world = World::new(all_roles(2), host).await;
+    world.store.submit_run(run("r-1", two_and_one()), None).await.unwrap();
+    until_run(&world, "r-1", RunState::Waiting).await;
+    let parked = world.store.run("r-1").await.unwrap().unwrap().parked;
+    assert_eq!(parked.iter().map(|parked| parked.task.as_deref().unwrap()).collect::<Vec<_>>(), ["a", "b"]);
+    let told = world.of_kind(EventKind::WorkParked).await;
+    assert_eq!(told.iter().map(|event| event.data["run_waits"] == true).collect::<Vec<_>>(), [false, true]);
+    sleep(Duration::from_secs(590)).await;
+    assert_eq!(world.store.run("r-1").await.unwrap().unwrap().run.state, RunState::Waiting);
+    until_run(&world, "r-1", RunState::Running).await;
+    until_run(&world, "r-1", RunState::Waiting).await; // c is parked in its turn
+    sleep(Duration::from_secs(600)).await;
+    until_run(&world, "r-1", RunState::Done).await;
+    let tasks = world.store.run("r-1").await.unwrap().unwrap().tasks;
+    assert!(tasks.iter().all(|task| task.attempt == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn parked_direct_work_is_told_to_its_caller_and_charges_nobody() {
+    let world = World::new(executors(1), MemoryHost::new(|_| Act::Now(overloaded(300.0)))).await;
+    let refused = world.agent().send_work(item("direct"), None).await;
+    assert!(
+        matches!(refused, Err(crate::WorkError::Problem { ref problem, .. }) if problem.kind == ProblemKind::Model)
+    );
+    assert_eq!(world.agent().health().error_count, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -57,6 +57,7 @@ pub async fn budget_1_a_step_settles_its_reservation_with_its_end(world: World) 
         number,
         outcome: Ok(json!(1)),
         usage,
+        detail: serde_json::Value::Null,
     };
     let used = Usage { turns: 1, cache_read_tokens: 30, ..Usage::default() };
     world.store.finish_step(finish(number, Some(used))).await.unwrap();
@@ -77,6 +78,7 @@ pub async fn budget_1_a_step_that_failed_without_a_known_usage_is_charged_whole(
         number,
         outcome: Err("the stream was cut".to_owned()),
         usage,
+        detail: serde_json::Value::Null,
     };
     let started = StartStep { reserve: Some(tokens(60)), ..step(&claimed, "x") };
     let number = world.store.start_step(started.clone()).await.unwrap();

@@ -2,8 +2,11 @@
 
 use super::{World, after, code, own, planned, prompted, release, request};
 use crate::LEASE_MS;
-use crate::types::{Completion, QueueCounts, Release, ReleaseReason};
-use mnemosyne_core::{AgentRole, EventKind, ItemKind, ItemState, TaskState, WorkItem, WorkResult};
+use crate::types::{Claimed, Completion, QueueCounts, Release, ReleaseReason};
+use mnemosyne_core::{
+    AgentRole, EventKind, ItemKind, ItemState, Problem, ProblemKind, RunState, TaskState, WorkItem, WorkResult,
+};
+use serde_json::json;
 
 pub async fn the_highest_priority_goes_first_and_then_the_oldest(world: World) {
     for (id, priority) in [("low", 1), ("old", 5), ("new", 5), ("high", 10)] {
@@ -242,4 +245,72 @@ pub async fn the_queue_counts_what_is_ready_running_and_waiting(world: World) {
     world.store.release(delayed).await.unwrap();
     assert_eq!(world.store.queue().await.unwrap(), QueueCounts { ready: 1, running: 1, waiting: 2 });
     assert_eq!(other.queue().await.unwrap(), QueueCounts { ready: 2, running: 1, waiting: 2 });
+}
+
+fn parked(claimed: &Claimed, delay_ms: i64) -> Release {
+    let (error, class) = (Some("529 busy".to_owned()), Some("overloaded".to_owned()));
+    Release { delay_ms, error, class, ..release(claimed, ReleaseReason::Parked, 1) }
+}
+
+pub async fn a_parked_item_waits_and_says_until_when_and_why(world: World) {
+    world.submit_run(planned("r-1", &[("a", &[], "a"), ("b", &[], "b")])).await;
+    let claimed = world.any().await.unwrap();
+    world.store.release(parked(&claimed, 3_600_000)).await.unwrap();
+    let told = world.all_events().await.pop().unwrap().event;
+    assert_eq!((told.kind, told.run.as_deref(), told.epoch), (EventKind::WorkParked, Some("r-1"), Some(1)));
+    assert_eq!((told.agent.as_deref(), told.task.as_deref()), (Some("optimizer-1"), Some("a")));
+    let data =
+        json!({"until": "2026-11-22T11:11:12.345Z", "class": "overloaded", "reason": "529 busy", "run_waits": false});
+    assert_eq!(json!(told.data), data);
+    assert_eq!(world.state("r-1.1").await, ItemState::Waiting);
+    let snapshot = world.store.run("r-1").await.unwrap().unwrap();
+    assert_eq!(snapshot.run.state, RunState::Running, "b can go on");
+    assert_eq!(snapshot.parked.len(), 1);
+    let shown = &snapshot.parked[0];
+    assert_eq!((shown.item.as_str(), shown.task.as_deref(), shown.role), ("r-1.1", Some("a"), AgentRole::Optimizer));
+    assert_eq!((shown.until.as_str(), shown.class.as_str()), ("2026-11-22T11:11:12.345Z", "overloaded"));
+    let item = world.store.item("r-1.1").await.unwrap().unwrap().item;
+    assert_eq!((item.crashes, item.model_failures, item.work.attempt), (0, 0, 1));
+}
+
+pub async fn a_run_waits_only_while_all_that_it_has_is_parked(world: World) {
+    world.submit_run(planned("r-1", &[("a", &[], "a"), ("b", &[], "b")])).await;
+    let state = async || {
+        let (one, all) = (world.store.run("r-1").await.unwrap().unwrap(), world.store.runs().await.unwrap());
+        assert_eq!(one.run.state, all[0].state);
+        one.run.state
+    };
+    let (a, b) = (world.any().await.unwrap(), world.any().await.unwrap());
+    world.store.release(parked(&a, 1_000)).await.unwrap();
+    assert_eq!(state().await, RunState::Running, "b runs");
+    world.store.release(parked(&b, 5_000)).await.unwrap();
+    assert_eq!(world.all_events().await.pop().unwrap().event.data["run_waits"], true);
+    assert_eq!(state().await, RunState::Waiting);
+    assert!(world.any().await.is_none());
+    world.pass(1_000);
+    assert_eq!(state().await, RunState::Running, "a's time has come");
+    let again = world.any().await.unwrap();
+    assert_eq!((again.item.work.id.as_str(), again.item.epoch), ("r-1.1", 2));
+    let delayed = Release { delay_ms: 1_000, ..release(&again, ReleaseReason::Error, 1) };
+    world.store.release(delayed).await.unwrap();
+    assert_eq!(state().await, RunState::Running, "an error's short delay is no parking");
+    assert_eq!(world.store.run("r-1").await.unwrap().unwrap().parked.len(), 1);
+}
+
+pub async fn a_parked_item_keeps_its_time_when_its_run_is_resumed_or_stopped(mut world: World) {
+    world.submit_run(planned("r-1", &[("a", &[], "a")])).await;
+    let claimed = world.any().await.unwrap();
+    world.store.release(parked(&claimed, 60_000)).await.unwrap();
+    world.die();
+    let adopted = world.store.adopt_run("r-1", None).await.unwrap();
+    assert_eq!((adopted.run.state, adopted.parked.len()), (RunState::Waiting, 1));
+    assert!(world.any().await.is_none());
+    let why = Problem::new(ProblemKind::Closed, "MN-0702", "interrupted");
+    world.store.stop_run("r-1", RunState::Interrupted, why).await.unwrap();
+    assert_eq!(world.store.run("r-1").await.unwrap().unwrap().run.state, RunState::Interrupted);
+    world.store.adopt_run("r-1", None).await.unwrap();
+    world.pass(59_999);
+    assert!(world.any().await.is_none());
+    world.pass(1);
+    assert_eq!(world.any().await.unwrap().item.epoch, 2);
 }

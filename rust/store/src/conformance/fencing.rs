@@ -23,7 +23,15 @@ async fn all_are_fenced(world: &World, stale: &crate::Claimed) {
     let before = (world.store.item(id).await.unwrap(), world.all_events().await);
     let problem = Problem::new(ProblemKind::Agent, codes::AGENT, "x");
     let amount = Amount { tokens: 1, usd: None };
-    let finish = FinishStep { item: id.into(), epoch, attempt: 1, number: 1, outcome: Ok(json!(1)), usage: None };
+    let finish = FinishStep {
+        item: id.into(),
+        epoch,
+        attempt: 1,
+        number: 1,
+        outcome: Ok(json!(1)),
+        usage: None,
+        detail: serde_json::Value::Null,
+    };
     let store = &world.store;
     assert_eq!(code(store.renew(id, epoch, 1_000_000).await), codes::FENCED);
     assert_eq!(code(store.complete(Completion::new(stale, good(stale.item.kind))).await), codes::FENCED);

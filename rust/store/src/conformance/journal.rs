@@ -13,6 +13,7 @@ fn finish(claimed: &crate::Claimed, number: u64, outcome: Result<serde_json::Val
         number,
         outcome,
         usage: None,
+        detail: serde_json::Value::Null,
     }
 }
 
@@ -67,13 +68,15 @@ pub async fn steps_say_when_they_begin_and_end(world: World) {
     let detail = json!({"request_sha256": "cd", "name": "not this"});
     let number = world.store.start_step(StartStep { detail, ..step(&claimed, "ask") }).await.unwrap();
     let usage = Some(Usage { turns: 1, output_tokens: 5, ..Usage::default() });
-    world.store.finish_step(FinishStep { usage, ..finish(&claimed, number, Ok(json!(1))) }).await.unwrap();
+    let detail = json!({"class": "tool_error", "state": "not this"});
+    world.store.finish_step(FinishStep { usage, detail, ..finish(&claimed, number, Ok(json!(1))) }).await.unwrap();
     let events = world.all_events().await;
     let [started, finished] = &events[events.len() - 2..] else { panic!("two events") };
     assert_eq!((started.event.kind, finished.event.kind), (EventKind::StepStarted, EventKind::StepFinished));
     assert_eq!(json!(started.event.data), json!({"name": "ask", "kind": "turn", "number": 1, "request_sha256": "cd"}));
     assert_eq!((&finished.event.data["number"], &finished.event.data["state"]), (&json!(1), &json!("finished")));
     assert_eq!(finished.event.data["usage"]["output_tokens"], 5);
+    assert_eq!(finished.event.data["class"], "tool_error");
     for event in [&started.event, &finished.event] {
         assert_eq!((event.agent.as_deref(), event.generation, event.epoch), (Some("executor-1"), Some(1), Some(1)));
     }

@@ -62,6 +62,7 @@ pub async fn a_finished_step_counts_crashes_from_zero(world: World) {
         number,
         outcome: Ok(json!(1)),
         usage: None,
+        detail: serde_json::Value::Null,
     };
     world.store.finish_step(finish).await.unwrap();
     assert_eq!(world.release(&claimed, ReleaseReason::Crash, 3).await, Released::Ready);

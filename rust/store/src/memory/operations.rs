@@ -2,7 +2,7 @@
 
 use super::rows::{ArtifactRow, ClaimRow, CommandRow, Data, ItemRow, ReservationRow, ReservationState, RunRow};
 use crate::clock::timestamp;
-use crate::rules::{self, Holder};
+use crate::rules::{self, Holder, ParkedFor};
 use crate::types::{
     Amount, ClaimRequest, Claimed, Completion, FinishStep, NewCommand, Release, ReleaseReason, Released, Reserve,
     RunSnapshot, StartStep, StepRecord, StepState,
@@ -105,7 +105,7 @@ impl Operation<'_> {
         for item in self.running_items(id) {
             self.end_claim(&item);
         }
-        self.data.snapshot(id).ok_or_else(|| rules::no_such_run(id))
+        self.data.snapshot(id, self.now).ok_or_else(|| rules::no_such_run(id))
     }
 
     pub(super) fn stop_run(&mut self, id: &str, state: RunState, problem: &Problem) -> Result<(), Problem> {
@@ -196,6 +196,7 @@ impl Operation<'_> {
         row.item.state = ItemState::Running;
         row.item.epoch += 1;
         row.not_before = None;
+        row.parked = None;
         row.claim =
             Some(ClaimRow { holder, lease_until: self.now.saturating_add(request.lease_ms), progressed: false });
         let item = row.item.clone();
@@ -248,18 +249,27 @@ impl Operation<'_> {
     }
 
     pub(super) fn release(&mut self, release: Release) -> Result<Released, Problem> {
-        let Release { item: id, epoch, reason, generation, delay_ms, error, mut events } = release;
+        let parked = ParkedFor::of(&release);
+        let Release { item: id, epoch, reason, generation, delay_ms, error, class, mut events } = release;
         let item = self.claimed(&id, epoch)?.item.clone();
         let Some(claim) = self.end_claim(&id) else { return Err(Problem::fenced(&id, epoch)) };
-        events.extend(error.map(|text| rules::failed_event(&item, &text)));
-        rules::sign(&mut events, &id, &claim.holder);
-        self.emit(events);
+        let until = self.now.saturating_add(delay_ms);
         if let Some(row) = self.data.items.get_mut(&id) {
-            row.not_before = (delay_ms > 0).then(|| self.now.saturating_add(delay_ms));
+            row.not_before = (delay_ms > 0).then_some(until);
+            row.parked.clone_from(&parked);
             if reason == ReleaseReason::Model {
                 row.item.model_failures += 1;
             }
         }
+        match parked {
+            Some(why) => {
+                let run_waits = item.run.as_ref().is_some_and(|run| self.data.waits(run, self.now));
+                events.push(rules::parked_event(&item, until, &why, run_waits));
+            }
+            None => events.extend(error.map(|text| rules::failed_event(&item, &text, class.as_deref()))),
+        }
+        rules::sign(&mut events, &id, &claim.holder);
+        self.emit(events);
         if reason == ReleaseReason::Crash {
             return Ok(self.crash(&id, &Holder { generation, ..claim.holder }));
         }
@@ -298,13 +308,7 @@ impl Operation<'_> {
             Ok(output) => (record.state, record.output) = (StepState::Finished, Some(output.clone())),
             Err(error) => (record.state, record.error) = (StepState::Failed, Some(error.clone())),
         }
-        let event = rules::step_finished(
-            &item,
-            &holder,
-            (&record.name, &record.kind, step.attempt, step.number),
-            step.outcome.as_ref().err().map(String::as_str),
-            step.usage.as_ref(),
-        );
+        let event = rules::step_finished(&item, &holder, &record.name, &record.kind, &step);
         let own = Some((step.attempt, step.number));
         let settled = if step.spent_unknown() { ReservationState::Unknown } else { ReservationState::Settled };
         for held in self.data.reservations.iter_mut().filter(|held| held.item == step.item && held.step == own) {
@@ -496,7 +500,7 @@ impl Operation<'_> {
         for (_, id) in &expired {
             let item = self.data.items.get(id).map(|row| row.item.clone());
             if let (Some(item), Some(claim)) = (item, self.end_claim(id)) {
-                let mut events = [rules::failed_event(&item, rules::LEASE_EXPIRED)];
+                let mut events = [rules::failed_event(&item, rules::LEASE_EXPIRED, None)];
                 rules::sign(&mut events, id, &claim.holder);
                 self.emit(events);
                 self.crash(id, &claim.holder);
@@ -602,6 +606,7 @@ impl Operation<'_> {
             open_dependencies,
             dependents: Vec::new(),
             not_before: None,
+            parked: None,
             claim: None,
             last_crash: None,
             result: None,

@@ -1,8 +1,9 @@
 //! The "tables", and what is read from them.
 
-use crate::rules::{self, Holder};
+use crate::rules::{self, Holder, ParkedFor};
 use crate::types::{
-    Amount, EventQuery, ItemJournal, ItemSnapshot, JournalStep, NewCommand, QueueCounts, RunSnapshot, StepRecord,
+    Amount, EventQuery, ItemJournal, ItemSnapshot, JournalStep, NewCommand, Parked, QueueCounts, RunSnapshot,
+    StepRecord,
 };
 use mnemosyne_core::{
     ArtifactRef, Attempt, Event, EventKind, Item, ItemState, PhaseRecord, Problem, Run, RunState, Task, Usage,
@@ -58,6 +59,8 @@ pub(super) struct ItemRow {
     pub(super) open_dependencies: u32,
     pub(super) dependents: Vec<String>,
     pub(super) not_before: Option<i64>,
+    /// Why it waits for that time, if its last claim parked it.
+    pub(super) parked: Option<ParkedFor>,
     /// Of the claim under way: present exactly while the state is `Running`.
     pub(super) claim: Option<ClaimRow>,
     /// Boot and generation of the last crash, for the poison rule.
@@ -105,6 +108,12 @@ pub(super) struct CommandRow {
 }
 
 impl ItemRow {
+    /// Why it waits and until when, if it is parked.
+    fn parked(&self, now: i64) -> Option<Parked> {
+        let until = self.not_before.filter(|until| *until > now && self.item.state == ItemState::Ready)?;
+        Some(rules::parked(&self.item, until, self.parked.as_ref()?))
+    }
+
     pub(super) fn snapshot(&self, now: i64) -> ItemSnapshot {
         let mut item = self.item.clone();
         item.state = rules::shown_state(item.state, self.open_dependencies, self.not_before, now);
@@ -129,7 +138,7 @@ impl Data {
         !self.boots.get(boot).is_some_and(|row| row.alive)
     }
 
-    pub(super) fn snapshot(&self, run: &str) -> Option<RunSnapshot> {
+    pub(super) fn snapshot(&self, run: &str, now: i64) -> Option<RunSnapshot> {
         let row = self.runs.get(run)?;
         let unknown = self
             .reservations
@@ -139,12 +148,13 @@ impl Data {
             event.event.kind == EventKind::AgentRestarted && event.event.run.is_none() && row.boots.contains(boot)
         });
         Some(RunSnapshot {
-            run: row.run.clone(),
+            run: self.shown_run(row, now),
             phases: row.phases.clone(),
             tasks: row.tasks.clone(),
             usage: row.usage.clone(),
             unknown_turns: unknown.count() as u64,
             restarts: restarts.count() as u64,
+            parked: self.parked(run, now),
             last_sequence: self.last_sequence(),
         })
     }
@@ -181,6 +191,31 @@ impl Data {
             }
         };
         records.into_iter().map(costed).collect()
+    }
+
+    /// The run as people see it.
+    pub(super) fn shown_run(&self, row: &RunRow, now: i64) -> Run {
+        let state = if self.waits(&row.run.id, now) { RunState::Waiting } else { row.run.state };
+        Run { state, ..row.run.clone() }
+    }
+
+    /// Whether all that a running run has is parked.
+    pub(super) fn waits(&self, run: &str, now: i64) -> bool {
+        let state = self.runs.get(run).map(|row| row.run.state);
+        let open = self.items.values().filter(|row| row.item.run.as_deref() == Some(run));
+        let (parked, other): (Vec<_>, Vec<_>) =
+            open.filter(|row| !row.item.state.is_terminal()).partition(|row| row.parked(now).is_some());
+        state.is_some_and(|state| {
+            rules::shown_run_state(state, !parked.is_empty(), !other.is_empty()) == RunState::Waiting
+        })
+    }
+
+    fn parked(&self, run: &str, now: i64) -> Vec<Parked> {
+        let of_run = self.items.values().filter(|row| row.item.run.as_deref() == Some(run));
+        let mut parked: Vec<_> =
+            of_run.filter_map(|row| Some((row.not_before?, row.arrival, row.parked(now)?))).collect();
+        parked.sort_by_key(|(until, arrival, _)| (*until, *arrival));
+        parked.into_iter().map(|(_, _, parked)| parked).collect()
     }
 
     pub(super) fn events_of(&self, query: &EventQuery, own_boot: &str) -> Vec<Event> {

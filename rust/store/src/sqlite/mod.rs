@@ -225,12 +225,13 @@ impl Store for SqliteStore {
     }
 
     async fn run(&self, run: &str) -> Result<Option<RunSnapshot>, Problem> {
-        let run = run.to_owned();
-        self.read(move |connection| rows::snapshot(connection, &run)).await
+        let (run, now) = (run.to_owned(), self.now());
+        self.read(move |connection| rows::snapshot(connection, &run, now)).await
     }
 
     async fn runs(&self) -> Result<Vec<Run>, Problem> {
-        self.read(rows::runs).await
+        let now = self.now();
+        self.read(move |connection| rows::runs(connection, now)).await
     }
 
     async fn stop_run(&self, run: &str, state: RunState, problem: Problem) -> Result<(), Problem> {

@@ -2,8 +2,8 @@
 
 use super::failure::Failure;
 use crate::rules::{self, Holder};
-use crate::types::{Amount, ItemSnapshot, QueueCounts, RunSnapshot, StepRecord, StepState};
-use mnemosyne_core::{Attempt, Item, PhaseRecord, Problem, Run, Task, Usage};
+use crate::types::{Amount, ItemSnapshot, Parked, QueueCounts, RunSnapshot, StepRecord, StepState};
+use mnemosyne_core::{Attempt, Item, PhaseRecord, Problem, Run, RunState, Task, Usage};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -78,15 +78,48 @@ pub(crate) fn run(connection: &Connection, id: &str) -> Result<Option<Run>, Fail
     rows.next()?.map(|row| json(row, 0)).transpose()
 }
 
-/// All runs, oldest first.
-pub(crate) fn runs(connection: &Connection) -> Result<Vec<Run>, Failure> {
+/// All runs as people see them, oldest first.
+pub(crate) fn runs(connection: &Connection, now: i64) -> Result<Vec<Run>, Failure> {
     let mut statement = connection.prepare_cached("SELECT record FROM runs ORDER BY arrival")?;
     let mut rows = statement.query([])?;
     let mut runs = Vec::new();
     while let Some(row) = rows.next()? {
-        runs.push(json(row, 0)?);
+        let run: Run = json(row, 0)?;
+        runs.push(shown_run(connection, run, now)?);
     }
     Ok(runs)
+}
+
+/// A run with the state that people see.
+fn shown_run(connection: &Connection, run: Run, now: i64) -> Result<Run, Failure> {
+    let waits = run.state == RunState::Running && run_waits(connection, &run.id, now)?;
+    Ok(if waits { Run { state: RunState::Waiting, ..run } } else { run })
+}
+
+/// Whether all that a run has is parked.
+pub(crate) fn run_waits(connection: &Connection, run: &str, now: i64) -> Result<bool, Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT count(*) FILTER (WHERE state = 'ready' AND parked IS NOT NULL AND not_before > ?2), count(*)
+         FROM items WHERE run = ?1 AND state IN ('ready', 'running')",
+    )?;
+    let (parked, all): (u64, u64) = statement.query_row(params![run, now], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rules::shown_run_state(RunState::Running, parked > 0, all > parked) == RunState::Waiting)
+}
+
+/// The parked items of a run, the first to go on first.
+fn parked(connection: &Connection, run: &str, now: i64) -> Result<Vec<Parked>, Failure> {
+    let columns = format!("SELECT {ITEM}, parked FROM items");
+    let mut statement = connection.prepare_cached(&format!(
+        "{columns} WHERE run = ?1 AND state = 'ready' AND parked IS NOT NULL AND not_before > ?2
+         ORDER BY not_before, +arrival"
+    ))?;
+    let mut rows = statement.query(params![run, now])?;
+    let mut parked = Vec::new();
+    while let Some(row) = rows.next()? {
+        let found = read_item(row)?;
+        parked.push(rules::parked(&found.item, found.not_before.unwrap_or(now), &json(row, 17)?));
+    }
+    Ok(parked)
 }
 
 /// A run's tasks, in the order of the plan.
@@ -160,7 +193,7 @@ pub(crate) fn held(connection: &Connection, run: &str) -> Result<Amount, Failure
 }
 
 /// One run with all that a person asks about it.
-pub(crate) fn snapshot(connection: &Connection, id: &str) -> Result<Option<RunSnapshot>, Failure> {
+pub(crate) fn snapshot(connection: &Connection, id: &str, now: i64) -> Result<Option<RunSnapshot>, Failure> {
     let Some(run) = run(connection, id)? else { return Ok(None) };
     let mut unknown = connection.prepare_cached("SELECT count(*) FROM usage WHERE run = ?1 AND state = 'unknown'")?;
     let mut restarts = connection.prepare_cached(
@@ -168,12 +201,13 @@ pub(crate) fn snapshot(connection: &Connection, id: &str) -> Result<Option<RunSn
          AND boot IN (SELECT boot FROM run_boots WHERE run = ?1)",
     )?;
     Ok(Some(RunSnapshot {
-        run,
+        run: shown_run(connection, run, now)?,
         phases: phases(connection, id)?,
         tasks: tasks(connection, id)?,
         usage: usage(connection, id)?,
         unknown_turns: unknown.query_row([id], |row| row.get(0))?,
         restarts: restarts.query_row([id], |row| row.get(0))?,
+        parked: parked(connection, id, now)?,
         last_sequence: super::events::last_sequence(connection)?,
     }))
 }

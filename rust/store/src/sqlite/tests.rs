@@ -102,7 +102,26 @@ fn an_empty_file_becomes_a_store() {
     let path = folder.path().join("store.db");
     std::fs::write(&path, "").unwrap();
     drop(SqliteStore::open(&path).unwrap());
-    assert_eq!(open::pragma(&Connection::open(&path).unwrap(), "user_version").unwrap(), 1);
+    assert!(open::pragma(&Connection::open(&path).unwrap(), "user_version").unwrap() >= 1);
+}
+
+#[test]
+fn a_store_of_the_first_version_is_migrated_and_keeps_its_items() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch(include_str!("schema.sql")).unwrap();
+    old.execute_batch("PRAGMA application_id = 0x6d6e656d; PRAGMA user_version = 1").unwrap();
+    old.execute(
+        "INSERT INTO items (id, kind, role, priority, state, open_dependencies, file_scope, holds, work)
+         VALUES ('a', 'work', 'executor', 5, 'ready', 0, '[]', 0, ?1)",
+        [serde_json::to_string(&own("a")).unwrap()],
+    )
+    .unwrap();
+    drop(old);
+    let store = SqliteStore::open(&path).unwrap();
+    let claimed = block_on(store.claim(request(AgentRole::Executor, 1))).unwrap().unwrap();
+    assert_eq!(claimed.item.work.id, "a");
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub(super) fn free(write: &Write<'_>, id: &str) -> Result<RunSnapshot, Failure> 
     for item in rows::texts(write.connection, running, [id])? {
         claims::release_of_killed_run(write, &item)?;
     }
-    Ok(rows::snapshot(write.connection, id)?.ok_or_else(|| rules::no_such_run(id))?)
+    Ok(rows::snapshot(write.connection, id, write.now)?.ok_or_else(|| rules::no_such_run(id))?)
 }
 
 pub(super) fn refuse_living(write: &Write<'_>, run: &Run) -> Result<(), Failure> {

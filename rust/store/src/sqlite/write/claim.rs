@@ -43,7 +43,7 @@ fn expire_leases(write: &Write<'_>) -> Result<(), Failure> {
         let Some(row) = rows::item(write.connection, &id)? else { continue };
         let Some(holder) = row.holder.clone() else { continue };
         claims::end(write, &row.item, "expired")?;
-        let mut said = [rules::failed_event(&row.item, rules::LEASE_EXPIRED)];
+        let mut said = [rules::failed_event(&row.item, rules::LEASE_EXPIRED, None)];
         rules::sign(&mut said, &id, &holder);
         events::append(write, &said)?;
         claims::crash(write, row, &holder)?;
@@ -118,7 +118,7 @@ fn find_holdings(write: &Write<'_>) -> Result<Vec<Holding>, Failure> {
 fn take(write: &Write<'_>, id: &str, request: &ClaimRequest) -> Result<(), Failure> {
     let holder = Holder { boot: write.boot.to_owned(), agent: request.agent.clone(), generation: request.generation };
     let mut update = write.connection.prepare_cached(
-        "UPDATE items SET state = 'running', epoch = epoch + 1, not_before = NULL, boot = ?2, agent = ?3,
+        "UPDATE items SET state = 'running', epoch = epoch + 1, not_before = NULL, parked = NULL, boot = ?2, agent = ?3,
              generation = ?4, lease_until = ?5, progressed = 0
          WHERE id = ?1 AND state = 'ready' RETURNING epoch",
     )?;

@@ -37,7 +37,6 @@ pub(crate) fn finish_step(write: &Write<'_>, step: &FinishStep) -> Result<(), Fa
         "UPDATE items SET crashes = 0, crash_generations = 0, last_crash = NULL, progressed = 1 WHERE id = ?1",
         [&step.item],
     )?;
-    let place = (name.as_str(), kind.as_str(), step.attempt, step.number);
-    let event = rules::step_finished(&row.item, &holder, place, error, step.usage.as_ref());
+    let event = rules::step_finished(&row.item, &holder, &name, &kind, step);
     events::append(write, &[event])
 }
