@@ -16,6 +16,7 @@ from mnemosyne.agents.context import AgentContext, RunInfo
 from mnemosyne.agents.stages import Services, run_item
 from mnemosyne.errors import AgentError, InvalidInput
 from mnemosyne.guard import Guard
+from mnemosyne.metrics import get_metrics_collector
 from mnemosyne.models import Acceptance, Phase, PlanTask, WorkItem
 from mnemosyne.workspace import Workspace
 from pydantic import JsonValue
@@ -219,8 +220,9 @@ async def test_review_asks_the_agent_only_after_the_gates_were_seen_red_then_gre
 
 
 async def test_truth_1_a_red_gate_is_a_rejection_that_no_agent_is_asked_about(stage: Stage) -> None:
-    agent = Saying(PASS)
+    agent, before = Saying(PASS), get_metrics_collector().snapshot()["retries"].get("quality", 0)
     result = await stage.run("review", agent, await stage.executed(value__txt="2\n"))
+    assert get_metrics_collector().snapshot()["retries"]["quality"] == before + 1
     assert result["success"] is True
     assert result["data"]["passed"] is False
     assert "AssertionError" in result["data"]["feedback"]

@@ -119,6 +119,16 @@ async def test_an_exception_is_recorded_and_raised_as_it_is() -> None:
     assert journal.records[0]["error"] == "RuntimeError: boom"
 
 
+async def test_a_tool_that_fails_says_its_class_in_the_event_of_its_step() -> None:
+    journal = MemoryJournal()
+
+    async def fail() -> tuple[JsonValue, Usage | None]:
+        return {"content": "no such file", "is_error": True}, None
+
+    await context_on(journal).journaled("tool:read", kind="tool", input=None, function=fail)
+    assert [call["detail"] for call in journal.calls if call["op"] == "step_finish"] == [{"class": "tool_error"}]
+
+
 async def test_what_a_failed_turn_spent_is_settled_and_unknown_stays_unknown() -> None:
     journal = MemoryJournal()
     for usage in (Usage(input_tokens=5), None):

@@ -24,6 +24,7 @@ from pydantic import JsonValue
 
 from mnemosyne.canonical import canonical_json, sha256_json
 from mnemosyne.errors import AgentError, Fenced
+from mnemosyne.metrics import get_metrics_collector
 from mnemosyne.models import Acceptance, ArtifactRef, PlanTask, Reservation, Usage, WorkItem
 
 __all__ = ["AgentContext", "LocalUpcalls", "ProjectFiles", "RunInfo", "ToolSet", "Upcalls"]
@@ -344,8 +345,10 @@ def _text(error: Exception) -> str:
 
 
 def _tool_error(kind: str, output: JsonValue) -> JsonValue:
-    failed = kind == "tool" and isinstance(output, dict) and output.get("is_error") is True
-    return {"class": "tool_error"} if failed else None
+    if kind != "tool" or not isinstance(output, dict) or output.get("is_error") is not True:
+        return None
+    get_metrics_collector().count_retry("tool_error")
+    return {"class": "tool_error"}
 
 
 def _spent(error: Exception) -> JsonValue:

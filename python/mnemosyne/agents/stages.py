@@ -31,6 +31,7 @@ from mnemosyne.agents.context import AgentContext
 from mnemosyne.agents.reviewer import lowered
 from mnemosyne.errors import AgentError, EnvironmentProblem, InvalidInput
 from mnemosyne.llm import prefetch
+from mnemosyne.metrics import get_metrics_collector
 from mnemosyne.models import Acceptance, Evidence, WorkResult
 
 if TYPE_CHECKING:
@@ -86,14 +87,14 @@ async def run_item(agent: AgentExecutionMixin | None, context: AgentContext, ser
     context.config = getattr(agent, "config", {})
     with working_on(context):
         if context.kind == "accept":
-            return _complete(await _accept(context, services))
+            return _complete(_counted(await _accept(context, services)))
         if agent is None:
             raise InvalidInput(f"an item of kind {context.kind!r} needs an agent", code="MN-0117")
         match context.kind:
             case "execute":
                 return _complete(await _execute(agent, context, services, work))
             case "review":
-                return _complete(await _review(agent, context, services, work))
+                return _complete(_counted(await _review(agent, context, services, work)))
             case "optimize":
                 return _complete(await _optimize(agent, context, services, work))
             case "prompt_to_spec" | "spec_to_full_spec" | "full_spec_to_plan":
@@ -323,6 +324,13 @@ def _give_tree(context: AgentContext, services: Services, path: Path) -> None:
         )
     context.tree = path
     context.tools = Toolbox(path, services.guard(), tag=context.item.id)
+
+
+def _counted(result: Json) -> Json:
+    """Count work that a gate or the reviewer rejected: it is done again (class ``quality``)."""
+    if False in (_data(result).get("passed"), _data(result).get("accepted")):
+        get_metrics_collector().count_retry("quality")
+    return result
 
 
 def _not_accepted(feedback: str, *, conflict: bool = False, evidence: JsonValue = None) -> Json:
