@@ -146,6 +146,29 @@ async def test_the_first_answer_closes_the_breaker_and_the_limit_climbs_from_one
     assert (is_open, data["probes"]) == (False, 1)
 
 
+async def test_a_probe_that_was_answered_does_not_let_another_one_through_when_the_breaker_opens_again() -> None:
+    subject, time = await opened()
+
+    async def probe() -> Permit:
+        return await subject.admit(900.0)
+
+    [answered] = await time.run(probe())
+    answered.accepted()  # and its answer goes on for minutes
+    subject.limit = 8.0  # others were answered meanwhile
+    for permit in await admitted(subject, 5):
+        overload(permit)
+    assert subject.is_open
+    [probing] = await time.run(probe())
+    overload(answered)
+
+    async def second() -> None:
+        with pytest.raises(Held):
+            await subject.admit(60.0)
+
+    await time.run(second())
+    probing.release()
+
+
 @pytest.mark.parametrize("failure", [Failure.FATAL, Failure.CONTEXT_OVERFLOW])
 async def test_a_server_that_says_no_is_not_overloaded(failure: Failure) -> None:
     subject, time = await opened()

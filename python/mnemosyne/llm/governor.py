@@ -82,13 +82,24 @@ class Held(Exception):
 
 
 @dataclass(eq=False)
+class _Open:
+    """The breaker is open."""
+
+    since: float
+    probe_at: float
+    probes: int = 0
+    probing: bool = False
+
+
+@dataclass(eq=False)
 class Permit:
     """The right to send one request; give it back with :meth:`release`, whatever happened."""
 
     governor: Governor
     era: int
     """Of the limit when it was given: what was under way before a cut must not cut again."""
-    probe: bool
+    probe: _Open | None
+    """The opening of the breaker that it probes; a later one is not its business."""
     _told: bool = False
     """The server's answer is known."""
 
@@ -110,16 +121,6 @@ class Permit:
     def release(self) -> None:
         """Give the place back."""
         self.governor._released(self, told=self._told)
-
-
-@dataclass(eq=False)
-class _Open:
-    """The breaker is open."""
-
-    since: float
-    probe_at: float
-    probes: int = 0
-    probing: bool = False
 
 
 @dataclass(eq=False)
@@ -194,13 +195,14 @@ class Governor:
         if self._open is not None:
             self._open.probing = True
             self._open.probes += 1
-        return Permit(self, self._era, probe=self._open is not None)
+        return Permit(self, self._era, probe=self._open)
 
     def _accepted(self, permit: Permit) -> None:
         self._overloads = 0
         self.limit += 1.0 / self.limit
-        if permit.probe and self._open is not None:
-            opened, self._open = self._open, None
+        opened = self._probed_by(permit)
+        if opened is not None:
+            self._open = None
             self._say(opened=False, seconds=round(self.time.now() - opened.since, 3), probes=opened.probes)
         self._wake_first()
 
@@ -213,13 +215,17 @@ class Governor:
         if failure is Failure.WAIT_UNTIL and retry_after is not None:
             self._held_until = max(self._held_until, now + min(retry_after, LONGEST_RETRY_AFTER))
         self._overloads += 1
-        if permit.probe and self._open is not None:
-            self._probe_later(self._open, retry_after)
+        opened = self._probed_by(permit)
+        if opened is not None:
+            self._probe_later(opened, retry_after)
         elif self._open is None and self._overloads >= OVERLOADS_TO_OPEN:
             self._open = _Open(since=now, probe_at=now)
             self.limit = 1.0
             self._probe_later(self._open, retry_after)
             self._say(opened=True, overloads=self._overloads, failure=str(failure))
+
+    def _probed_by(self, permit: Permit) -> _Open | None:
+        return self._open if permit.probe is self._open else None
 
     def _probe_later(self, opened: _Open, retry_after: float | None) -> None:
         opened.probing = False
@@ -229,8 +235,9 @@ class Governor:
 
     def _released(self, permit: Permit, *, told: bool) -> None:
         self.in_flight -= 1
-        if permit.probe and not told and self._open is not None:
-            self._probe_later(self._open, None)  # it ended without a word, so another one asks
+        opened = self._probed_by(permit)
+        if opened is not None and not told:
+            self._probe_later(opened, None)  # it ended without a word, so another one asks
         self._wake_first()
 
     def _say(self, *, opened: bool, **data: JsonValue) -> None:
