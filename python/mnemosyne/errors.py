@@ -8,7 +8,12 @@ not even its prefix, may enter any of them (SECRET-1).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from mnemosyne.models import Usage
 
 __all__ = [
     "AgentError",
@@ -190,9 +195,29 @@ class ModelRefused(ModelError):
 
 
 class BudgetExceeded(MnemosyneError):
-    """A reservation would exceed the budget; nothing was sent. Exit code 4; resumable with a larger budget."""
+    """A reservation would exceed the budget; nothing was sent. Exit code 4; resumable with a larger budget.
+
+    Attributes:
+        data: ``kind`` (usd, tokens, calls, seconds, depth), ``level`` (run, task, agent), ``name`` (which one),
+            ``spent``, ``limit``, and ``left``: ``{"tokens", "usd"}`` that would fit, None where there is no limit.
+        usage: What was spent all the same, by an answer that the budget cut short.
+    """
 
     default_code = "MN-0501"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        reason: str = "",
+        hint: str = "",
+        data: Mapping[str, JsonValue] | None = None,
+        usage: Usage | None = None,
+    ) -> None:
+        super().__init__(message, code=code, reason=reason, hint=hint)
+        self.data: Mapping[str, JsonValue] = data or {}
+        self.usage = usage
 
 
 class RunFailed(MnemosyneError):
@@ -229,6 +254,9 @@ def from_wire(error: Mapping[str, object]) -> MnemosyneError:
     kind = _BY_KIND.get(str(error.get("kind")), MnemosyneError)
     message, code = str(error.get("message", "")), str(error.get("code") or kind.default_code)
     reason, hint = str(error.get("reason") or ""), str(error.get("hint") or "")
+    data = error.get("data")
+    if kind is BudgetExceeded and isinstance(data, dict):
+        return BudgetExceeded(message, code=code, reason=reason, hint=hint, data=data)
     if kind is AgentUnavailable:
         retry_at = error.get("retry_at")
         seconds = float(retry_at) if isinstance(retry_at, int | float) else None

@@ -461,6 +461,7 @@ def _context(assignment: Json, seat: _Seat, upcalls: _Upcalls) -> AgentContext:
         run=info,
         task=PlanTask.model_validate(task) if task else None,
         setup=tuple(cast("list[str]", assignment.get("setup") or [])),
+        depth_limit=cast("int | None", assignment.get("depth")),
         accepted=tuple(map(Acceptance.model_validate, cast("list[Json]", assignment.get("accepted") or []))),
         upcalls=upcalls,
     )
@@ -491,7 +492,8 @@ def _failure(error: BaseException, *, claimed: bool) -> Json:
         said: Json = {"fatal": error.fatal, "retry_after": error.retry_after, "class": error.failure or None}
         return {"kind": "model", "problem": _problem("model", error), **said}
     if isinstance(error, BudgetExceeded):
-        return {"kind": "budget", "problem": _problem("budget", error)}
+        data: Json = {name: value for name, value in error.data.items() if name != "left"}
+        return {"kind": "budget", "problem": {**_problem("budget", error), "data": data}}
     if isinstance(error, EnvironmentProblem):
         return {"kind": "environment", "problem": _problem("environment", error)}
     if isinstance(error, InvalidInput):

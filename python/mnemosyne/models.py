@@ -20,6 +20,7 @@ __all__ = [
     "Budget",
     "Event",
     "Evidence",
+    "Limits",
     "Phase",
     "Plan",
     "PlanTask",
@@ -149,11 +150,36 @@ class Plan(_Strict):
     tasks: list[PlanTask] = Field(min_length=1)
 
 
-class Budget(_Strict):
-    """What a run may spend; None is no limit."""
+class Limits(_Strict):
+    """Five limits; None is no limit."""
 
-    usd: Annotated[float, Field(gt=0)] | None = None
-    tokens: Annotated[int, Field(gt=0)] | None = None
+    usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None, description="US dollars, at list price."
+    )
+    tokens: Annotated[int, Field(gt=0)] | None = Field(default=None, description="Tokens of any kind.")
+    calls: Annotated[int, Field(gt=0)] | None = Field(
+        default=None, description="Requests to a model, whatever came of them."
+    )
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Of a run: from its start to its end, without the time between a stop and its resume. Of a task or "
+        "an agent: while it is worked on, or works.",
+    )
+    depth: Annotated[int, Field(gt=0)] | None = Field(
+        default=None,
+        description="How many agents deep an item may be handed on: the agent that was given the item is 1 deep, one "
+        "that it calls is 2 deep, and so on.",
+    )
+
+
+class Budget(Limits):
+    """What a run may spend: all of it together, and within it each task and each agent.
+
+    Whatever limit is reached, the run stops before the spend (state ``budget``) and can be resumed with a larger one.
+    """
+
+    per_task: Limits = Field(default_factory=Limits, description="Each task of the plan, over all its attempts.")
+    per_agent: Limits = Field(default_factory=Limits, description="Each agent, over all its generations.")
 
 
 class Reservation(_Strict):

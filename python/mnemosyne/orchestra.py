@@ -182,10 +182,13 @@ class Orchestra:
             idempotency_key: The same key again gives the same run.
 
         Raises:
-            InvalidInput: An empty prompt, a plan or a workspace that cannot be used; nothing is stored.
+            InvalidInput: An empty prompt, a plan or a workspace that cannot be used, a limit in dollars where a model
+                has no known price (MN-0119); nothing is stored.
         """
+        from mnemosyne.llm.prices import check_priced
         from mnemosyne.workspace import check_workspace
 
+        check_priced(budget, self._models())
         if isinstance(prompt, str) and not prompt.strip():
             raise InvalidInput("the prompt is empty", code="MN-0101", hint='mnemosyne orchestrate "what to build"')
         folder = workspace.expanduser().absolute()
@@ -226,9 +229,10 @@ class Orchestra:
         """Continue a run that another process left; waits until that process's last child is gone.
 
         Raises:
-            InvalidInput: There is no such run, it has ended, or its process lives.
+            InvalidInput: There is no such run, it has ended, its process lives, or the budget is not larger than what
+                is spent (MN-0140).
         """
-        await self._wait_until_gone(run_id)
+        await self._wait_until_gone(run_id, budget)
         wire = budget.model_dump(mode="json") if budget is not None else None
         await self._ask_store({"op": "adopt_run", "run": run_id, "budget": wire})
         return self._run(run_id)
@@ -244,17 +248,20 @@ class Orchestra:
 
         Raises:
             InvalidInput: There is no such run (MN-0110) or task (MN-0121), the task did not fail (MN-0122), the run was
-                cancelled (MN-0116), or its process lives (MN-0112).
+                cancelled (MN-0116), its process lives (MN-0112), or the budget is not larger than what is spent
+                (MN-0140).
         """
-        await self._wait_until_gone(run_id)
+        await self._wait_until_gone(run_id, budget)
         wire = budget.model_dump(mode="json") if budget is not None else None
         await self._ask_store({"op": "retry_task", "run": run_id, "task": task, "note": note, "budget": wire})
         return self._run(run_id)
 
-    async def _wait_until_gone(self, run_id: str) -> None:
+    async def _wait_until_gone(self, run_id: str, budget: Budget | None) -> None:
         from mnemosyne.guard import wait_until_gone
+        from mnemosyne.llm.prices import check_priced
         from mnemosyne.loop import guard_lock
 
+        check_priced(budget, self._models())
         owner = cast(Json, (await self._snapshot(run_id))["owner"])
         if owner["boot"] and not owner["alive"]:
             lock = guard_lock(state_directory(self._store), str(owner["boot"]))
@@ -313,6 +320,13 @@ class Orchestra:
             "demo": self._model == "demo",
             "agents": agents,
         }
+
+    def _models(self) -> list[str]:
+        """The models that the agents will ask, as far as their settings say."""
+        from mnemosyne.llm.prices import default_model
+
+        own = {role: spec.config.get("model") for role, spec in self._specs.items()}
+        return [str(own.get(role) or self._model or default_model(role)) for role in AgentRole]
 
     def _run(self, run_id: str) -> Run:
         self._runs.append(run_id)
@@ -410,6 +424,9 @@ class RunResult:
         tasks: ``{id, title, state, attempts, depends_on, files, evidence, review}`` each.
         usage: Tokens and money.
         parked: Work that waits for its time: ``{item, task, role, until, class, reason}`` each, the first first.
+        budget: What it may spend, as :class:`~mnemosyne.models.Budget`.
+        spent: ``{usd, tokens, calls, seconds}`` that count against it: what was used, and what was set aside for
+            requests that a crash cut off.
         seconds: From submission to its end, or to now.
     """
 
@@ -422,6 +439,7 @@ class RunResult:
     usage: Json
     parked: list[Json]
     budget: Json
+    spent: Json
     restarts: int
     resumes: int
     seconds: float
@@ -451,6 +469,7 @@ class RunResult:
             "usage": self.usage,
             "parked": list(self.parked),
             "budget": self.budget,
+            "spent": self.spent,
             "restarts": self.restarts,
             "resumes": self.resumes,
             "seconds": self.seconds,
@@ -695,6 +714,7 @@ def _result(found: Json) -> RunResult:
         usage={**usage, "unknown_turns": snapshot["unknown_turns"]},
         parked=cast(list[Json], snapshot["parked"]),
         budget=cast(Json, run["budget"]),
+        spent=cast(Json, snapshot["spent"]),
         restarts=cast(int, snapshot["restarts"]),
         resumes=cast(int, run["resumes"]),
         seconds=round((cast(int, ended) - cast(int, run["created_at"])) / 1000, 3),

@@ -228,8 +228,11 @@ class DemoServer:
 
     def seen(self) -> Counter[str]:
         """How often each request arrived, by the hash of its body."""
-        lines = [json.loads(line) for line in self._log.read_text().splitlines()]
-        return Counter(line["body_sha256"] for line in lines if line["path"].split("?")[0] == "/v1/messages")
+        return Counter(line["body_sha256"] for line in self.requests() if line["path"].split("?")[0] == "/v1/messages")
+
+    def requests(self) -> list[Line]:
+        """All that arrived, whatever it asked for."""
+        return [json.loads(line) for line in self._log.read_text().splitlines()]
 
     def close(self) -> None:
         self._running.send(signal.SIGTERM)

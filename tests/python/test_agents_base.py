@@ -14,7 +14,7 @@ from mnemosyne.agents.agent_factory import DEFAULT_SOURCES, create_agent, make_a
 from mnemosyne.agents.base_agent import AgentExecutionMixin, call_agent, current_context, working_on
 from mnemosyne.agents.context import AgentContext
 from mnemosyne.agents.executor import ExecutorAgent
-from mnemosyne.errors import AgentError, AgentUnavailable, InvalidInput, ModelError
+from mnemosyne.errors import AgentError, AgentUnavailable, BudgetExceeded, InvalidInput, ModelError
 from mnemosyne.models import AgentRole, Phase, WorkItem, WorkResult
 from pydantic import JsonValue
 
@@ -236,6 +236,46 @@ async def test_an_outside_class_may_hand_its_work_to_the_built_in_executor() -> 
     assert result["data"] == {"summary": "wrote a"}
     assert "<acceptance>\nmake test\n</acceptance>" in server.seen[0].body["messages"][0]["content"]
     assert server.seen[0].body["system"].startswith("You are the Executor of mnemosyne")
+
+
+class HandsOn(AgentExecutionMixin):
+    """Hands its item on, so many times."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    async def execute_work(self, work_dict: Json) -> Json:
+        if self.times == 0:
+            return {"success": True}
+        return await HandsOn(self.times - 1).execute_work(work_dict)
+
+
+class HandsOnPlainly(AgentExecutionMixin):
+    def execute_work(self, work_dict: Json) -> Json:  # type: ignore[override]
+        return Blocking().execute_work(work_dict)
+
+
+class Derived(Blocking):
+    def execute_work(self, work_dict: Json) -> Json:  # type: ignore[override]
+        return super().execute_work(work_dict)
+
+
+async def test_budget_1_work_is_handed_on_no_deeper_than_the_budget_allows() -> None:
+    with working_on(AgentContext(item(), depth_limit=3)):
+        assert (await call_agent(HandsOn(2), {}))["success"]
+        with pytest.raises(BudgetExceeded) as refused:
+            await call_agent(HandsOn(3), {})
+        assert (refused.value.code, refused.value.data["kind"], refused.value.data["limit"]) == ("MN-0501", "depth", 3)
+        assert (await call_agent(HandsOn(2), {}))["success"], "what was refused does not count any more"
+    with working_on(AgentContext(item())):
+        assert (await call_agent(HandsOn(20), {}))["success"], "no limit"
+
+
+async def test_budget_1_a_plain_function_hands_on_too_and_a_base_class_is_no_other_agent() -> None:
+    with working_on(AgentContext(item(), depth_limit=1)):
+        with pytest.raises(BudgetExceeded):
+            await call_agent(HandsOnPlainly(), {})
+        assert (await call_agent(Derived(), {}))["success"]
 
 
 async def test_a_cancellation_that_nobody_asked_for_is_the_agents_error() -> None:

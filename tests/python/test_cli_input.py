@@ -115,6 +115,14 @@ def test_a_role_given_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> No
         ["--budget-usd", "inf"],
         ["--budget-tokens", "-1"],
         ["--budget-tokens", "1.5"],
+        ["--budget-seconds", "0"],
+        ["--budget-depth", "0"],
+        ["--budget-per-task", ""],
+        ["--budget-per-task", "usd"],
+        ["--budget-per-task", "usd=0"],
+        ["--budget-per-task", "euro=1"],
+        ["--budget-per-task", "calls=1.5"],
+        ["--budget-per-agent", "calls=1,calls=2"],
         ["--mode", "demo"],
         ["--kill", "three"],
         ["--murder", "3"],
@@ -182,7 +190,7 @@ def test_with_json_an_error_before_a_run_is_one_summary_line(
 
 SUMMARY_KEYS = {
     "type", "schema", "run", "state", "exit_code", "model", "demo", "workspace", "phases", "tasks", "usage", "budget",
-    "parked", "restarts", "resumes", "seconds", "error", "resume",
+    "spent", "parked", "restarts", "resumes", "seconds", "error", "resume",
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from mnemosyne.cli.progress import Progress
 from mnemosyne.cli.style import Style
 from mnemosyne.cli.summary import Summary, summary_lines
 from mnemosyne.errors import EnvironmentProblem, MissingCredential
-from mnemosyne.models import Event
+from mnemosyne.models import Budget, Event, Limits
 
 RUN = "r-7f3a"
 
@@ -74,7 +74,8 @@ def summary(state: str = "done", exit_code: int = 0, **changes: Any) -> dict[str
         "tasks": [task],
         "usage": usage,
         "parked": [],
-        "budget": {"usd": None, "tokens": None},
+        "budget": Budget().model_dump(mode="json"),
+        "spent": {"usd": 0.0, "tokens": 12_355, "calls": 4, "seconds": 4.0},
         "restarts": 0,
         "resumes": 0,
         "seconds": 4.1,
@@ -237,6 +238,37 @@ def test_the_prompt_the_flags_and_the_workspace_reach_the_orchestra(script: Scri
     assert given["workspace"] == tmp_path
     assert given["budget"].tokens == 900
     assert str(tmp_path) in sys.path
+
+
+def test_all_limits_reach_the_orchestra(script: Script) -> None:
+    flags = "--budget-usd 2 --budget-calls 9 --budget-seconds 60 --budget-depth 1 --budget-per-agent tokens=70"
+    assert (
+        main(["orchestrate", "do it", *flags.split(), "--budget-per-task", "usd=0.5,calls=3,seconds=1.5,depth=2"]) == 0
+    )
+    expected = Budget(
+        usd=2,
+        calls=9,
+        seconds=60,
+        depth=1,
+        per_task=Limits(usd=0.5, calls=3, seconds=1.5, depth=2),
+        per_agent=Limits(tokens=70),
+    )
+    assert script.asked[0][2]["budget"] == expected
+
+
+def test_people_see_what_is_spent_of_the_budget_and_are_warned(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    budget = Budget(usd=1, tokens=20_000, depth=2, per_task=Limits(calls=3))
+    script.summary = summary("done", 0, budget=budget.model_dump(mode="json"))
+    assert main(["orchestrate", "do it", "--model", "demo"]) == 0
+    shown = "0.00 of 1.00 USD, 12,355 of 20,000 tokens, 2 deep, 3 calls per task"
+    assert f"budget    {shown}" in capsys.readouterr().out
+    data: dict[str, Any] = {"kind": "tokens", "fraction": 0.8, "spent": 16_000.0, "limit": 20_000.0, "level": "task"}
+    event = Event(
+        sequence=1, at="2026-11-22T10:11:12.345Z", run=RUN, kind="budget_warning", data={**data, "name": "t1"}
+    )
+    assert any("80% of the tokens of t1 are spent" in line for line in Progress(Style(sys.stdout)).lines(event))
 
 
 def test_people_see_lines_of_progress_and_a_summary(script: Script, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,10 +26,12 @@ from mnemosyne import (
     InvalidInput,
     Orchestra,
     Phase,
+    Plan,
     WorkItem,
 )
+from mnemosyne.models import Acceptance, PlanTask, Usage
 from mnemosyne.orchestra import read_events, show_run
-from pydantic import SecretStr
+from pydantic import JsonValue, SecretStr
 
 KEY = SecretStr("test-key-that-is-never-used")
 
@@ -239,6 +241,80 @@ async def test_budget_1_a_reservation_that_does_not_fit_stops_the_run(store: Pat
         own = [event.kind async for event in run.events() if event.run == run.id]
         assert (own[0], own[-1]) == ("run_submitted", "budget_exceeded")
         assert opened.health().roles[AgentRole.ORCHESTRATOR].agents[0].error_count == 0
+
+
+class Spends(AgentExecutionMixin):
+    """Two of them want to spend more than there is at once, and less than there is one after the other."""
+
+    asking: ClassVar[list[str]] = []
+    order: ClassVar[list[str]] = []
+
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        me = self.context.agent_id
+
+        async def spend() -> tuple[JsonValue, Usage | None]:
+            self.order.append(f"{me} begins")
+            # Until the other one asks as well; what it asks for cannot be there before this ends.
+            await until(lambda: len(self.asking) == 2)
+            for number in range(3):
+                await self.context.artifact(f"note-{number}", "the other one's request is with the store")
+            self.order.append(f"{me} ends")
+            return None, Usage(turns=1, input_tokens=30)
+
+        self.asking.append(me)
+        await self.context.journaled(
+            "turn", kind="turn", input=None, function=spend, reserve={"tokens": 60, "usd": None}
+        )
+        return {"success": True, "data": {"pack": "files"}}
+
+
+async def test_budget_1_whoever_fits_once_another_has_ended_waits_and_does_not_stop_the_run(
+    store: Path, workspace: Path
+) -> None:
+    Spends.asking.clear()
+    Spends.order.clear()
+    agents = {AgentRole.OPTIMIZER: AgentSpec(source=Spends)}
+    command = [Acceptance(command="test -f done")]
+    tasks = [PlanTask(id=name, title=name, file_scope=[name], acceptance=command) for name in ("one", "two")]
+    async with orchestra(store, Hangs, agents=agents, max_concurrent=2) as opened:
+        run = await opened.submit(Plan(tasks=tasks), workspace=workspace, budget=Budget(tokens=100))
+        await until(lambda: len(Spends.order) == 4, 20)
+        first, second = Spends.asking
+        if Spends.order[0] != f"{first} begins":
+            first, second = second, first
+        assert Spends.order == [f"{first} begins", f"{first} ends", f"{second} begins", f"{second} ends"]
+        await run.cancel()
+        spent = (await run.result()).spent
+        assert (spent["tokens"], spent["calls"]) == (60, 2)
+
+
+async def test_budget_1_an_agent_without_a_price_is_refused_where_dollars_are_limited(
+    store: Path, workspace: Path
+) -> None:
+    agents = {AgentRole.REVIEWER: AgentSpec(source=Echo, config={"model": "mystery-1"})}
+    async with orchestra(store, Echo, agents=agents) as opened:
+        with pytest.raises(InvalidInput, match="mystery-1") as refused:
+            await opened.submit("do it", workspace=workspace, budget=Budget(usd=1))
+        assert refused.value.code == "MN-0119"
+    async with orchestra(store, Echo, agents={AgentRole.ORCHESTRATOR: AgentSpec(source=Thrifty)}) as opened:
+        run = await opened.submit("do it", workspace=workspace, budget=Budget(usd=1))
+        result = await asyncio.wait_for(run.result(), 20)
+        assert (result.state, result.error and result.error["code"]) == ("budget", "MN-0503"), "it reserves no dollars"
+
+
+async def test_budget_1_time_that_is_used_up_stops_work_that_is_under_way(store: Path, workspace: Path) -> None:
+    Hangs.cancelled.clear()
+    agents = {AgentRole.ORCHESTRATOR: AgentSpec(source=Hangs)}
+    async with orchestra(store, Hangs, agents=agents) as opened:
+        run = await opened.submit("do it", workspace=workspace, budget=Budget(seconds=0.3))
+        result = await asyncio.wait_for(run.result(), 20)
+        assert (result.state, result.exit_code) == ("budget", 4)
+        assert result.spent["seconds"] >= 0.3
+        await until(lambda: len(Hangs.cancelled) == 1)
+        said = [event.data["fraction"] async for event in run.events() if event.kind == "budget_warning"]
+        assert said == [0.8, 0.95]
+        with pytest.raises(InvalidInput, match="not larger"):
+            await opened.resume(run.id, budget=Budget(seconds=0.2))
 
 
 class Keeps(AgentExecutionMixin):

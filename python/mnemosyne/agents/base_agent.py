@@ -10,12 +10,12 @@ import asyncio
 import contextlib
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from mnemosyne.errors import AgentError, InvalidInput
+from mnemosyne.errors import AgentError, BudgetExceeded, InvalidInput
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -45,6 +45,8 @@ class ContextMaker(Protocol):
 _context: ContextVar[AgentContext | tuple[ContextMaker, int, int]] = ContextVar("mnemosyne_agent_context")
 work_at_hand = _context.set
 """Make a context the current one for the rest of the running task."""
+_at_work: ContextVar[tuple[object, ...]] = ContextVar("mnemosyne_agents_at_work", default=())
+"""The agents that an item with a limit of depth was handed on through, the one at work last."""
 
 
 class AgentExecutionMixin:
@@ -52,6 +54,12 @@ class AgentExecutionMixin:
 
     Made as ``cls()``; then the host sets ``config``. One object lives for one generation of the agent.
     """
+
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        own = cls.__dict__.get("execute_work")
+        if inspect.isfunction(own):
+            cls.execute_work = _counting_depth(own)  # type: ignore[method-assign]
 
     config: Mapping[str, JsonValue] = MappingProxyType({})
     """What the agent was configured with: ``model``, ``base_url``, ``api_key``, and keys of your own."""
@@ -100,6 +108,52 @@ def working_on(context: AgentContext) -> Iterator[None]:
         yield
     finally:
         _context.reset(token)
+
+
+def _counting_depth(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap an ``execute_work``, so that whoever calls it from another's is known to hand its item on."""
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def execute_work(agent: object, *arguments: object, **named: object) -> object:
+            with _one_deeper(agent):
+                return await function(agent, *arguments, **named)
+
+    else:
+
+        @functools.wraps(function)
+        def execute_work(agent: object, *arguments: object, **named: object) -> object:
+            with _one_deeper(agent):
+                return function(agent, *arguments, **named)
+
+    return execute_work
+
+
+@contextlib.contextmanager
+def _one_deeper(agent: object) -> Iterator[None]:
+    context, above = _context.get(None), _at_work.get()
+    # Direct work has no budget, and its context is not made for this. An agent may call the method of its base class.
+    limit = None if context is None or isinstance(context, tuple) else context.depth_limit
+    if limit is None or (above and above[-1] is agent):
+        yield
+        return
+    if len(above) >= limit:
+        raise _too_deep(current_context(), limit)
+    token = _at_work.set((*above, agent))
+    try:
+        yield
+    finally:
+        _at_work.reset(token)
+
+
+def _too_deep(context: AgentContext, limit: int) -> BudgetExceeded:
+    run = context.run.id if context.run is not None else ""
+    return BudgetExceeded(
+        f"{context.item.id} would be handed on to more agents than its budget allows",
+        reason=f"the limit is {limit} deep, and one more was called",
+        hint=f"mnemosyne resume {run} --budget-depth {limit + 1}",
+        data={"kind": "depth", "level": "run", "name": "", "spent": limit, "limit": limit},
+    )
 
 
 async def call_agent(agent: AgentExecutionMixin, work_dict: dict[str, JsonValue]) -> dict[str, JsonValue]:

@@ -136,6 +136,7 @@ class AgentContext:
         task: The plan's task that the item is part of.
         setup: The plan's setup commands.
         accepted: Acceptance of all tasks accepted so far in this run, for the joined gate.
+        depth_limit: How many agents deep the item may be handed on; None is no limit.
         config: Of the agent that the host gave the item to; what it makes with ``create_agent`` inherits the server.
         run_blocking: Runs a plain function beside the loop; set by the host, which bounds how many run at a time.
         files: The run's accepted files, set by the harness for ``optimize``.
@@ -154,6 +155,7 @@ class AgentContext:
         task: PlanTask | None = None,
         setup: tuple[str, ...] = (),
         accepted: tuple[Acceptance, ...] = (),
+        depth_limit: int | None = None,
         upcalls: Upcalls | None = None,
     ) -> None:
         self.item = item
@@ -167,6 +169,7 @@ class AgentContext:
         self.task = task
         self.setup = setup
         self.accepted = accepted
+        self.depth_limit = depth_limit
         self.config: Mapping[str, JsonValue] = {}
         self.run_blocking: Callable[[Callable[[], object]], Awaitable[object]] = asyncio.to_thread
         self.files: ProjectFiles | None = None
@@ -291,6 +294,12 @@ class AgentContext:
 
     async def reserve(self, *, tokens: int, usd: float | None = None) -> Reservation:
         """Set tokens and money aside before spending them.
+
+        Settle it soon: as long as it is open it counts as spent, and nobody waits for it.
+
+        Args:
+            tokens: Of any kind.
+            usd: Where dollars are limited it is due; 0 for what costs nothing.
 
         Raises:
             BudgetExceeded: There is not that much left; nothing may be spent.

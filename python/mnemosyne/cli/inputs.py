@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "find_modules_from_here",
-    "has_price",
     "read_agents",
     "read_budget",
     "read_key",
@@ -180,25 +179,17 @@ def read_budget(options: Options, model: str | None) -> Budget | None:
     Raises:
         InvalidInput: A limit in dollars for a model without a known price: it could not be kept (MN-0119).
     """
+    from mnemosyne.llm.prices import check_priced
     from mnemosyne.models import Budget
 
-    if options.budget_usd is None and options.budget_tokens is None:
+    limits = {name: getattr(options, f"budget_{name}") for name in Budget.model_fields}
+    given = {name: value for name, value in limits.items() if value is not None}
+    if not given:
         return None
-    if options.budget_usd is not None and not has_price(model):
-        raise InvalidInput(
-            f"no price is known for the model {model!r}",
-            code="MN-0119",
-            reason="a limit in dollars could not be kept",
-            hint="limit the run with --budget-tokens instead of --budget-usd",
-        )
-    return Budget(usd=options.budget_usd, tokens=options.budget_tokens)
-
-
-def has_price(model: str | None) -> bool:
-    """Whether what ``model`` costs is known; the defaults of the roles (None) are."""
-    from mnemosyne.llm.prices import reservation
-
-    return model is None or reservation({"model": model, "max_tokens": 1})["usd"] is not None
+    budget = Budget.model_validate(given)
+    if model is not None:
+        check_priced(budget, [model])
+    return budget
 
 
 def read_key(file: Path | None, base_url: str | None, model: str | None) -> SecretStr | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,11 @@ class Options(argparse.Namespace):
     max_concurrent: int = 4
     budget_usd: float | None = None
     budget_tokens: int | None = None
+    budget_calls: int | None = None
+    budget_seconds: float | None = None
+    budget_depth: int | None = None
+    budget_per_task: Mapping[str, float] | None = None
+    budget_per_agent: Mapping[str, float] | None = None
     model: str | None = None
     base_url: str | None = None
     api_key_file: Path | None = None
@@ -153,8 +158,24 @@ def _run_flags(parser: _Parser, *, workspace: str) -> None:
 
 
 def _spending_flags(parser: _Parser) -> None:
-    parser.add_argument("--budget-usd", type=_money, metavar="X", help="stop before more than X dollars are spent")
-    parser.add_argument("--budget-tokens", type=_whole(1), metavar="N", help="stop before more than N tokens are used")
+    budget = parser.add_argument_group("budget", "what is reached stops the run, which can be resumed with more")
+    budget.add_argument("--budget-usd", type=_money, metavar="X", help="stop before more than X dollars are spent")
+    budget.add_argument("--budget-tokens", type=_whole(1), metavar="N", help="stop before more than N tokens are used")
+    budget.add_argument("--budget-calls", type=_whole(1), metavar="N", help="stop before the model is asked more often")
+    budget.add_argument("--budget-seconds", type=_seconds, metavar="X", help="stop after X seconds of work")
+    budget.add_argument(
+        "--budget-depth",
+        type=_whole(1),
+        metavar="N",
+        help="1: agents may not hand their work on to others, 2: once, ...",
+    )
+    for whom in ("task", "agent"):
+        budget.add_argument(
+            f"--budget-per-{whom}",
+            type=_limits,
+            metavar="KIND=N,...",
+            help=f"the same for each {whom}; for example usd=1.50,calls=40",
+        )
     parser.add_argument("--api-key-file", type=_path, metavar="F", help="read the API key from F (mode 0600)")
     parser.add_argument("--quiet", action="store_true", help="only the final summary")
 
@@ -263,10 +284,39 @@ def _short(text: str) -> str:
 
 
 def _money(text: str) -> float:
+    return _more_than_nothing(text, "an amount of more than 0 dollars")
+
+
+def _seconds(text: str) -> float:
+    return _more_than_nothing(text, "a number of more than 0 seconds")
+
+
+def _more_than_nothing(text: str, wanted: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not math.isfinite(value) or value <= 0:
-        raise argparse.ArgumentTypeError(f"{_short(text)} is not an amount of more than 0 dollars")
+        raise argparse.ArgumentTypeError(f"{_short(text)} is not {wanted}")
     return value
+
+
+_LIMITS: dict[str, Callable[[str], float]] = {
+    "usd": _money,
+    "tokens": _whole(1),
+    "calls": _whole(1),
+    "seconds": _seconds,
+    "depth": _whole(1),
+}
+
+
+def _limits(text: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        if name not in _LIMITS:
+            raise argparse.ArgumentTypeError(f"{_short(part)} is not one of {', '.join(f'{key}=N' for key in _LIMITS)}")
+        if name in found:
+            raise argparse.ArgumentTypeError(f"{name} is given twice")
+        found[name] = _LIMITS[name](value)
+    return found

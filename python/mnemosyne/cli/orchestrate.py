@@ -85,5 +85,4 @@ def _tell(output: Output, workspace: Path, model: str | None, budget: Budget | N
     output.about.workspace = str(workspace)
     output.about.model = model
     output.about.demo = model == "demo"
-    if budget is not None:
-        output.about.budget_usd, output.about.budget_tokens = budget.usd, budget.tokens
+    output.about.budget = budget

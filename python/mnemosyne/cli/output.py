@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, TextIO
 from mnemosyne.cli.hints import with_store
 from mnemosyne.cli.progress import Progress, event_line
 from mnemosyne.cli.style import Style, one_line
-from mnemosyne.cli.summary import ErrorForm, Summary, error_lines, stopped_lines, summary_lines
+from mnemosyne.cli.summary import ErrorForm, Summary, budget_form, error_lines, stopped_lines, summary_lines, tokens_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mnemosyne.errors import MnemosyneError
-    from mnemosyne.models import Event
+    from mnemosyne.models import Budget, Event
 
 __all__ = ["SCHEMA", "About", "Output"]
 
@@ -37,8 +37,7 @@ class About:
     model: str | None = None
     demo: bool = False
     workspace: str | None = None
-    budget_usd: float | None = None
-    budget_tokens: int | None = None
+    budget: Budget | None = None
     resume: str | None = None
 
 
@@ -182,7 +181,8 @@ class Output:
                 continue
 
     def _own_summary(self, state: str, exit_code: int, error: ErrorForm | None) -> Summary:
-        about = self.about
+        about, usage = self.about, self._progress.usage
+        seconds = round(time.monotonic() - self._began, 3)
         return {
             "run": about.run,
             "state": state,
@@ -192,12 +192,18 @@ class Output:
             "workspace": about.workspace,
             "phases": [],
             "tasks": [],
-            "usage": self._progress.usage,
+            "usage": usage,
             "parked": [],
-            "budget": {"usd": about.budget_usd, "tokens": about.budget_tokens},
+            "budget": budget_form(about.budget),
+            "spent": {
+                "usd": usage["cost_usd"],
+                "tokens": tokens_of(usage),
+                "calls": usage["turns"],
+                "seconds": seconds,
+            },
             "restarts": 0,
             "resumes": 0,
-            "seconds": round(time.monotonic() - self._began, 3),
+            "seconds": seconds,
             "error": error,
             "resume": about.resume if about.run and state == "interrupted" else None,
         }
@@ -236,9 +242,9 @@ def _event_form(event: Event) -> dict[str, object]:
 def _is_priced(summary: Summary) -> bool:
     if summary["usage"]["cost_usd"] or not summary["usage"]["turns"]:
         return True
-    from mnemosyne.cli.inputs import has_price
+    from mnemosyne.llm.prices import has_price
 
-    return has_price(summary["model"])
+    return summary["model"] is None or has_price(summary["model"])
 
 
 def _never_fail_on(stream: TextIO) -> None:

@@ -143,9 +143,17 @@ def _of_run(event: Event) -> _Said | None:
             return _Said("overloaded: one request at a time is tried", colour="warn", detail=str(data.get("endpoint")))
         case "breaker_closed":
             return _Said(f"the model answers again, after {data.get('seconds')} s", colour="good")
-        case "budget_warning" | "budget_exceeded":
+        case "budget_warning":
+            return _Said(_warning(data), colour="warn")
+        case "budget_exceeded":
             return _Said(event.kind.replace("_", " "), colour="warn", detail=why)
     return None
+
+
+def _warning(data: Mapping[str, JsonValue]) -> str:
+    kind, fraction, name = data.get("kind"), data.get("fraction"), data.get("name")
+    percent = f"{fraction:.0%}" if isinstance(fraction, float) else "most"
+    return f"{percent} of the {kind} of {name or 'the run'} are spent"
 
 
 def _of_task(event: Event) -> _Said | None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NotRequired, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast
 
 from mnemosyne.cli.style import Style, one_line
+
+if TYPE_CHECKING:
+    from mnemosyne.models import Budget
 
 __all__ = [
     "COLOURS",
@@ -14,17 +17,21 @@ __all__ = [
     "EvidenceForm",
     "KillForm",
     "KillRequests",
+    "LimitsForm",
     "ParkedForm",
     "PhaseForm",
+    "SpentForm",
     "Summary",
     "TaskForm",
     "UsageForm",
     "add_usage",
+    "budget_form",
     "empty_usage",
     "error_lines",
     "outcome",
     "stopped_lines",
     "summary_lines",
+    "tokens_of",
     "waits_until",
 ]
 
@@ -46,6 +53,8 @@ _LIVING = ("running", "paused", "waiting")
 _UNDER_WAY = ("running", "reviewing")
 _HASH = 12
 """Digits of a hash, enough to compare by eye; the whole is in ``show --evidence``."""
+_SPENT: tuple[Literal["usd", "tokens", "calls", "seconds"], ...] = ("usd", "tokens", "calls", "seconds")
+_LIMITED: tuple[Literal["usd", "tokens", "calls", "seconds", "depth"], ...] = (*_SPENT, "depth")
 _MOST_SAID = 1_000
 """Characters of a message or a reason."""
 
@@ -123,11 +132,30 @@ ParkedForm = TypedDict(
 """Work that waits for its time; ``until`` is UTC, RFC 3339."""
 
 
-class BudgetForm(TypedDict):
-    """What the run may use; None is no limit."""
+class LimitsForm(TypedDict):
+    """Limits; None is no limit."""
 
     usd: float | None
     tokens: int | None
+    calls: int | None
+    seconds: float | None
+    depth: int | None
+
+
+class BudgetForm(LimitsForm):
+    """What the run may use, and within it each task and each agent."""
+
+    per_task: LimitsForm
+    per_agent: LimitsForm
+
+
+class SpentForm(TypedDict):
+    """What counts against the budget: used, or set aside for what a crash cut off."""
+
+    usd: float
+    tokens: int
+    calls: int
+    seconds: float
 
 
 class ErrorForm(TypedDict):
@@ -168,6 +196,7 @@ class Summary(TypedDict):
     usage: UsageForm
     parked: list[ParkedForm]
     budget: BudgetForm
+    spent: SpentForm
     restarts: int
     resumes: int
     seconds: float
@@ -187,6 +216,19 @@ def empty_usage() -> UsageForm:
         "unknown_turns": 0,
         "cost_usd": 0.0,
     }
+
+
+def budget_form(budget: Budget | None) -> BudgetForm:
+    """Return the form of a budget; None is one without limits."""
+    from mnemosyne.models import Budget
+
+    return cast("BudgetForm", (budget or Budget()).model_dump(mode="json"))
+
+
+def tokens_of(usage: UsageForm) -> int:
+    """Return all tokens, whatever their price."""
+    read = usage["input_tokens"] + usage["cache_read_tokens"] + usage["cache_write_tokens"]
+    return read + usage["output_tokens"]
 
 
 def add_usage(total: UsageForm, usage: Mapping[str, object]) -> None:
@@ -381,8 +423,8 @@ def _totals(summary: Summary, style: Style, *, priced: bool) -> list[str]:
         turns += f", {usage['unknown_turns']} cut off"
     rows = [("tokens", f"{read:,} in, {usage['cache_read_tokens']:,} from cache, {written:,} out ({turns})")]
     rows.append(("cost", _cost(summary, priced=priced)))
-    if summary["budget"]["usd"] is not None or summary["budget"]["tokens"] is not None:
-        rows.append(("budget", _budget(summary["budget"])))
+    if budget := _budget(summary["budget"], summary["spent"]):
+        rows.append(("budget", budget))
     trouble = ((summary["restarts"], "agent restart"), (summary["resumes"], "resume"))
     if any(count for count, _ in trouble):
         rows.append(("trouble", ", ".join(_many(count, what) for count, what in trouble if count)))
@@ -408,7 +450,23 @@ def _many(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _budget(budget: BudgetForm) -> str:
-    limits = [] if budget["usd"] is None else [f"{budget['usd']:.2f} USD"]
-    limits += [] if budget["tokens"] is None else [f"{budget['tokens']:,} tokens"]
-    return ", ".join(limits)
+def _budget(budget: BudgetForm, spent: SpentForm) -> str:
+    """What is spent of each limit of the run, and what its parts may spend."""
+    said = [
+        f"{_amount(kind, spent[kind])} of {_limit(kind, budget[kind])}" for kind in _SPENT if budget[kind] is not None
+    ]
+    if budget["depth"] is not None:
+        said.append(_limit("depth", budget["depth"]))
+    for whom in ("task", "agent"):
+        limits = budget["per_task" if whom == "task" else "per_agent"]
+        said += [f"{_limit(kind, limits[kind])} per {whom}" for kind in _LIMITED if limits[kind] is not None]
+    return ", ".join(said)
+
+
+def _amount(kind: str, value: float) -> str:
+    return f"{value:.2f}" if kind == "usd" else f"{value:,.1f}" if kind == "seconds" else f"{value:,}"
+
+
+def _limit(kind: str, value: float | None) -> str:
+    unit = {"usd": "USD", "depth": "deep"}.get(kind, kind)
+    return f"{_amount(kind, value or 0)} {unit}"

@@ -49,6 +49,13 @@ _KINDS_ENDED = frozenset({"authentication_error", "permission_error"})
 _SIGNS_OF_LENGTH = ("prompt is too long", "context limit", "context length", "context size", "context window")
 """What Anthropic's servers say, and what local ones say that speak the same API."""
 
+_COUNT_SECONDS = 20.0
+_COUNTED = ("model", "system", "messages", "tools", "tool_choice", "thinking", "output_config", "cache_control")
+_OFFERS_NO_COUNT = frozenset({404, 405, 501})
+
+_countless: set[str] = set()
+"""Base URLs that do not count tokens: each is asked once in a process."""
+
 _reached: set[str] = set()
 """Base URLs that have answered this process: before its first answer an unreachable server is a mistake in the
 settings, which ends the run so that it can be corrected; afterwards it is an outage, which is waited for."""
@@ -125,6 +132,36 @@ class Client:
             raise cut(type(error).__name__) from error
         except anthropic.AnthropicError as error:
             raise malformed(type(error).__name__) from error
+
+    async def count_tokens(self, body: dict[str, JsonValue]) -> int | None:
+        """Return how many tokens the input of ``body`` has; None where the server does not say.
+
+        It costs nothing and asks no model. Whatever goes wrong is None: the caller has an estimate, and what is wrong
+        with the server the next request will say.
+
+        Raises:
+            MissingCredential: There is no key (MN-0201).
+        """
+        if self.base_url in _countless:
+            return None
+        sdk = await self._connected()
+        import anthropic
+
+        asked: dict[str, Any] = {name: body[name] for name in _COUNTED if name in body}
+        try:
+            async with asyncio.timeout(_COUNT_SECONDS):
+                answer = await sdk.messages.count_tokens(**asked)
+        except anthropic.APIStatusError as error:
+            if error.status_code in _OFFERS_NO_COUNT:
+                _countless.add(self.base_url)
+            return None
+        except (anthropic.AnthropicError, TimeoutError, ValueError):
+            return None
+        counted: object = getattr(answer, "input_tokens", None)
+        if not isinstance(counted, int) or counted < 1:
+            _countless.add(self.base_url)  # it answers, but not this question
+            return None
+        return counted
 
     async def close(self) -> None:
         """Close the connections; call it on the loop that made the requests."""

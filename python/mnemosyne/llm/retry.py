@@ -16,9 +16,8 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
-from mnemosyne.canonical import sha256_json
-from mnemosyne.errors import ModelError, ModelParked
-from mnemosyne.llm import prices
+from mnemosyne.errors import BudgetExceeded, ModelError, ModelParked
+from mnemosyne.llm.budget import FittedRequest
 from mnemosyne.llm.client import Client
 from mnemosyne.llm.failures import (
     LONGEST_RETRY_AFTER,
@@ -127,6 +126,7 @@ async def ask(client: Client, journal: Journal, body: dict[str, JsonValue], poli
     """Send ``body`` until there is a complete answer, or the budget of its failure is used up.
 
     Raises:
+        BudgetExceeded: Not even a shorter answer fits into what is left; nothing was sent.
         ModelParked: The server is overloaded, or asks to wait for longer than an agent may be held.
         ModelError: ``fatal`` where asking the same again cannot help.
         EnvironmentProblem: No key, a refused key, or a server that never answered.
@@ -148,7 +148,7 @@ class _Asking:
         self._next = _Next()
         self._refusal: TurnError | None = None
         """The newest."""
-        self._detail: dict[str, JsonValue] = {"request_sha256": sha256_json(body)}
+        self._request = FittedRequest(client, body)
 
     async def answer(self) -> Turn:
         while True:
@@ -164,14 +164,21 @@ class _Asking:
             await self._time.pause(self._next.wait)
 
     async def _try(self) -> Turn:
+        while True:
+            try:
+                return await self._step()
+            except BudgetExceeded as refused:
+                await self._request.fit(refused)
+
+    async def _step(self) -> Turn:
         try:
             output = await self._journal.journaled(
                 "turn",
                 kind="turn",
                 input=self._body,
                 function=self._send,
-                detail=self._detail,
-                reserve=prices.reservation(self._body),
+                detail=self._request.detail,
+                reserve=self._request.reservation,
                 admit=self._admit,
             )
         finally:
@@ -188,7 +195,7 @@ class _Asking:
         assert self._permit is not None  # the journal admits before it runs a step
         metrics = get_metrics_collector()
         try:
-            turn = await self._client.send(self._body, began=self._permit.accepted)
+            turn = await self._client.send(self._request.body, began=self._permit.accepted)
         except TurnError as error:
             self._permit.failed(error.failure, error.retry_after)
             self._next, self._refusal = self._patience.after(error), error
@@ -197,6 +204,7 @@ class _Asking:
             raise
         self._permit.accepted()
         metrics.count_api_call("ok")
+        self._request.check(turn)
         return turn.to_json(), turn.usage
 
     def _described(self, error: TurnError) -> dict[str, JsonValue]:

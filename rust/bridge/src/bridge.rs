@@ -43,11 +43,11 @@ impl From<WorkError> for BridgeError {
         match error {
             WorkError::Agent(error) => BridgeError::Agent(error),
             WorkError::Problem { problem, .. } => match problem.kind {
-                ProblemKind::Full => BridgeError::Full(problem),
-                ProblemKind::Timeout => BridgeError::Timeout(problem),
-                ProblemKind::Closed => BridgeError::Closed(problem),
-                ProblemKind::Fenced => BridgeError::Cancelled(problem),
-                _ => BridgeError::Unavailable(problem),
+                ProblemKind::Full => BridgeError::Full(*problem),
+                ProblemKind::Timeout => BridgeError::Timeout(*problem),
+                ProblemKind::Closed => BridgeError::Closed(*problem),
+                ProblemKind::Fenced => BridgeError::Cancelled(*problem),
+                _ => BridgeError::Unavailable(*problem),
             },
         }
     }

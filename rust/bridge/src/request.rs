@@ -276,7 +276,7 @@ fn find(tree: &Tree, agent: &str) -> Result<AgentHandle, WorkError> {
 }
 
 fn problem(problem: Problem) -> WorkError {
-    WorkError::Problem { problem, retry_at: None }
+    problem.into()
 }
 
 fn error_reply(error: &WorkError) -> Reply {

@@ -5,10 +5,14 @@ use crate::host::HostInner;
 use crate::port::Reply;
 use base64::Engine;
 use mnemosyne_core::{EventKind, NewEvent, Problem, ProblemKind, Usage, error::codes};
-use mnemosyne_store::{Amount, FinishStep, Reserve, StartStep};
+use mnemosyne_store::{Amount, FinishStep, Reserve, StartStep, Store};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Whoever waits for a free part of the budget looks again after this long, whatever the store's signal says.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 #[derive(Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
@@ -97,7 +101,7 @@ async fn serve(host: &HostInner, upcall: Upcall) -> Result<Value, Problem> {
         Upcall::StepStart { item, epoch, attempt, name, kind, input_sha256, detail, reserve } => {
             let detail = detail.unwrap_or(Value::Null);
             let step = StartStep { item, epoch, attempt, name, kind, input_sha256, detail, reserve };
-            Ok(json!({"number": store.start_step(step).await?}))
+            Ok(json!({"number": when_free(store, || store.start_step(step.clone())).await?}))
         }
         Upcall::StepFinish { item, epoch, attempt, number, output, usage, detail } => {
             let detail = detail.unwrap_or(Value::Null);
@@ -111,7 +115,7 @@ async fn serve(host: &HostInner, upcall: Upcall) -> Result<Value, Problem> {
         }
         Upcall::Reserve { item, epoch, tokens, usd } => {
             let reserve = Reserve { item, epoch, amount: Amount { tokens, usd } };
-            Ok(json!({"reservation": store.reserve(reserve).await?}))
+            Ok(json!({"reservation": when_free(store, || store.reserve(reserve.clone())).await?}))
         }
         Upcall::Settle { item, epoch, reservation, usage } => {
             store.settle(&item, epoch, &reservation, usage).await.map(|()| Value::Null)
@@ -127,6 +131,24 @@ async fn serve(host: &HostInner, upcall: Upcall) -> Result<Value, Problem> {
             store.append_events(vec![NewEvent { data, ..NewEvent::new(kind) }]).await?;
             Ok(Value::Null)
         }
+    }
+}
+
+/// What fits once requests under way have ended waits for them (BUDGET-1): the run is not stopped while there is money
+/// left. Whoever waits has set nothing aside, and a request ends by itself, so nobody waits in a circle; a claim that
+/// ends meanwhile is fenced.
+async fn when_free<T, A>(store: &Arc<dyn Store>, ask: impl Fn() -> A) -> Result<T, Problem>
+where
+    A: Future<Output = Result<T, Problem>>,
+{
+    let mut changed = store.changed();
+    loop {
+        changed.mark_unchanged();
+        match ask().await {
+            Err(problem) if problem.code == codes::BUDGET_BUSY => {}
+            answer => return answer,
+        }
+        let _ = tokio::time::timeout(LOOK_AGAIN, changed.changed()).await;
     }
 }
 

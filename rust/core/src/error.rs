@@ -1,6 +1,7 @@
 //! Coded errors: what happened, why, and the next command. The same codes as `python/mnemosyne/errors.py`.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::fmt;
 
 /// Which exception Python raises for it.
@@ -89,8 +90,14 @@ pub mod codes {
     pub const FENCED: Code = "MN-0306";
     /// An item took its agent down three times.
     pub const POISON: Code = "MN-0308";
+    /// A budget that a resume cannot go on with.
+    pub const BUDGET_TOO_SMALL: Code = "MN-0140";
     /// A reservation would exceed the budget.
     pub const BUDGET: Code = "MN-0501";
+    /// A reservation fits only once requests under way have ended.
+    pub const BUDGET_BUSY: Code = "MN-0502";
+    /// A request without a known price under a limit in dollars.
+    pub const BUDGET_UNPRICED: Code = "MN-0503";
     /// The run did not reach its goal.
     pub const RUN_FAILED: Code = "MN-0701";
 }
@@ -110,12 +117,22 @@ pub struct Problem {
     /// The next command; empty where there is none.
     #[serde(default)]
     pub hint: String,
+    /// The same in figures, for programs. Boxed, because nearly every result of ours has room for a problem.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Box<Map<String, Value>>>,
 }
 
 impl Problem {
     /// A problem without reason and hint.
     pub fn new(kind: ProblemKind, code: Code, message: impl Into<String>) -> Self {
-        Self { kind, code: code.to_owned(), message: message.into(), reason: String::new(), hint: String::new() }
+        Self {
+            kind,
+            code: code.to_owned(),
+            message: message.into(),
+            reason: String::new(),
+            hint: String::new(),
+            data: None,
+        }
     }
 
     /// Adds why it happened.
@@ -129,6 +146,13 @@ impl Problem {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
+        self
+    }
+
+    /// Adds figures.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.data.get_or_insert_default().insert(key.to_owned(), value.into());
         self
     }
 

@@ -128,6 +128,13 @@ impl NewEvent {
         self.data.insert(key.to_owned(), value.into());
         self
     }
+
+    /// Adds entries of `data`.
+    #[must_use]
+    pub fn with_all(mut self, entries: Map<String, Value>) -> Self {
+        self.data.extend(entries);
+        self
+    }
 }
 
 /// A stored event.

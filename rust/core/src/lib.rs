@@ -24,7 +24,7 @@ pub use eligible::{Candidate, Holding, eligible};
 pub use error::{Code, Problem, ProblemKind};
 pub use event::{Event, EventKind, NewEvent};
 pub use plan::{Acceptance, Plan, PlanError, PlanTask};
-pub use record::{Attempt, Budget, Item, PhaseRecord, Run, RunOptions, Task};
+pub use record::{Attempt, Budget, Item, Limits, PhaseRecord, Run, RunOptions, Task};
 pub use state::{AgentRole, AgentState, ItemKind, ItemState, Phase, PhaseState, RunState, TaskState};
 pub use window::{Backoff, ErrorWindow, RestartDecision, RestartPolicy, Verdict};
 pub use work::{ArtifactRef, Usage, WorkItem, WorkResult};

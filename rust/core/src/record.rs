@@ -7,14 +7,80 @@ use crate::work::WorkItem;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// What a run may spend; `None` is no limit.
+/// Five limits; `None` is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Budget {
-    /// US dollars.
+pub struct Limits {
+    /// US dollars, at list price.
     pub usd: Option<f64>,
     /// Tokens of any kind.
     pub tokens: Option<u64>,
+    /// Requests to a model, whatever came of them.
+    pub calls: Option<u64>,
+    /// Seconds of work. Of a run: from its start until it ends or stops, without the time between a stop and its
+    /// resume. Of a task or an agent: while it holds a claim.
+    pub seconds: Option<f64>,
+    /// How many agents deep an item may be handed on: the agent that claimed it is 1 deep, one that it calls is 2 deep,
+    /// and so on.
+    pub depth: Option<u32>,
+}
+
+/// What a run may spend, and within it each of its tasks and each of its agents.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "BudgetForm", into = "BudgetForm")]
+pub struct Budget {
+    /// All of it together.
+    pub run: Limits,
+    /// Each task of the plan, over all its attempts.
+    pub per_task: Limits,
+    /// Each agent, over all its generations.
+    pub per_agent: Limits,
+}
+
+/// As users write it, with the run's limits at the top. (serde's `flatten` would let unknown keys pass.)
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct BudgetForm {
+    usd: Option<f64>,
+    tokens: Option<u64>,
+    calls: Option<u64>,
+    seconds: Option<f64>,
+    depth: Option<u32>,
+    per_task: Limits,
+    per_agent: Limits,
+}
+
+impl From<BudgetForm> for Budget {
+    fn from(form: BudgetForm) -> Self {
+        let BudgetForm { usd, tokens, calls, seconds, depth, per_task, per_agent } = form;
+        Self { run: Limits { usd, tokens, calls, seconds, depth }, per_task, per_agent }
+    }
+}
+
+impl From<Budget> for BudgetForm {
+    fn from(budget: Budget) -> Self {
+        let Budget { run: Limits { usd, tokens, calls, seconds, depth }, per_task, per_agent } = budget;
+        Self { usd, tokens, calls, seconds, depth, per_task, per_agent }
+    }
+}
+
+impl Budget {
+    /// A budget for the run as a whole.
+    pub fn of_run(run: Limits) -> Self {
+        Self { run, ..Self::default() }
+    }
+
+    /// How deep an item may be handed on: the strictest of the limits that hold for it. Nothing is summed up here, so the
+    /// host can hold an agent to it by itself.
+    pub fn depth(&self, of_task: bool) -> Option<u32> {
+        let per_task = if of_task { self.per_task.depth } else { None };
+        [self.run.depth, per_task, self.per_agent.depth].into_iter().flatten().min()
+    }
+
+    /// Whether time is limited anywhere.
+    pub fn is_timed(&self) -> bool {
+        [self.run, self.per_task, self.per_agent].iter().any(|limits| limits.seconds.is_some())
+    }
 }
 
 /// What a run remembers of the command that made it. Never a key.

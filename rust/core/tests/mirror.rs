@@ -66,6 +66,7 @@ fn domain() -> Value {
             "PlanTask": filled::<PlanTask>(task()),
             "Plan": filled::<Plan>(plan()),
             "Budget": filled::<Budget>(json!({})),
+            "Limits": filled::<Limits>(json!({})),
             "Event": filled::<Event>(event()),
         },
         "probes": probes(),
@@ -78,6 +79,7 @@ fn domain() -> Value {
             "PlanTask": accepted::<PlanTask>(task()),
             "Plan": accepted::<Plan>(plan()),
             "Budget": accepted::<Budget>(json!({})),
+            "Limits": accepted::<Limits>(json!({})),
         },
     })
 }

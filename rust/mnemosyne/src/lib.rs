@@ -13,8 +13,8 @@ mod orchestra;
 pub mod python;
 
 pub use mnemosyne_core::{
-    AgentRole, Budget, Event, EventKind, NewEvent, Phase, Plan, Problem, ProblemKind, RunState, Usage, WorkItem,
-    WorkResult,
+    AgentRole, Budget, Event, EventKind, Limits, NewEvent, Phase, Plan, Problem, ProblemKind, RunState, Usage,
+    WorkItem, WorkResult,
 };
 pub use mnemosyne_runtime::{AgentHealth, AgentHost, AgentSource, AgentSpec, Restart, SystemHealth};
 pub use mnemosyne_store::{ItemSnapshot, RunSnapshot};

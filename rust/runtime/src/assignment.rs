@@ -20,5 +20,6 @@ pub(crate) fn claimed_value(claimed: &Claimed, agent_id: &str, generation: u64) 
         "task": claimed.task.as_ref().map(|task| &task.spec),
         "setup": plan.map(|plan| plan.setup.clone()).unwrap_or_default(),
         "accepted": claimed.accepted,
+        "depth": claimed.run.as_ref().and_then(|run| run.budget.depth(claimed.task.is_some())),
     })
 }

@@ -31,8 +31,8 @@ pub enum WorkError {
     /// `Timeout`, `Unavailable`, `Full` or `Closed`, or what the agent's side reported in coded form.
     #[error("{problem}")]
     Problem {
-        /// What happened.
-        problem: Problem,
+        /// What happened. Boxed, because every result of direct work has room for it.
+        problem: Box<Problem>,
         /// Seconds since 1970 when trying again may help.
         retry_at: Option<f64>,
     },
@@ -40,7 +40,7 @@ pub enum WorkError {
 
 impl From<Problem> for WorkError {
     fn from(problem: Problem) -> Self {
-        WorkError::Problem { problem, retry_at: None }
+        WorkError::Problem { problem: Box::new(problem), retry_at: None }
     }
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn unavailable(agent: &AgentRecord) -> WorkError {
         AgentState::Quarantined => problem.hint("correct the agent, then restart it"),
         _ => problem.hint("try again later"),
     };
-    WorkError::Problem { problem, retry_at: book.next_restart_at.map(|at| at as f64 / 1_000.0) }
+    WorkError::Problem { problem: Box::new(problem), retry_at: book.next_restart_at.map(|at| at as f64 / 1_000.0) }
 }
 
 /// Handle to one supervised agent.

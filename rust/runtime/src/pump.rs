@@ -1,5 +1,5 @@
 //! What keeps the tree moving between commits: wakes the supervisors when the store changes, ticks them, and every
-//! 200 ms looks for commits and commands of other processes.
+//! 200 ms looks for commits and commands of other processes, and for runs whose time is used up.
 
 use crate::health::{StoreHealth, StoreState};
 use crate::record::{Retry, TreeRecord, locked};
@@ -87,6 +87,10 @@ async fn poll_once(tree: Arc<TreeRecord>, count: bool) -> Result<(), Problem> {
         let tree = tree.clone();
         // Beside the polling: a command waits for the store as long as it takes.
         tree.background.clone().spawn(async move { obey(&tree, command).await });
+    }
+    for (run, problem) in tree.store.out_of_time().await? {
+        // What fails is asked for again by the next look.
+        stop_run(&tree, &run, RunState::Budget, problem).await?;
     }
     if count {
         let queue = tree.store.queue().await?;

@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod boot;
+mod budget;
 pub mod clock;
 pub mod memory;
 mod rules;
@@ -62,7 +63,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Takes a run over for this boot: `run_resumed`, `resumes` + 1, state running, `error` cleared, a larger budget if
     /// given. Claims of the dead boot are released and charged to nobody. Refuses a
-    /// terminal run (MN-0116), one whose boot lives (MN-0112, naming the pid), a busy workspace (MN-0113).
+    /// terminal run (MN-0116), one whose boot lives (MN-0112, naming the pid), a busy workspace (MN-0113), a budget that is
+    /// not larger than what is spent (MN-0140).
     async fn adopt_run(&self, run: &str, budget: Option<Budget>) -> Result<RunSnapshot, Problem>;
 
     /// Gives a task that failed new attempts, with a person's word for their prompts, and takes its run over as
@@ -132,17 +134,22 @@ pub trait Store: Send + Sync + 'static {
     async fn journals(&self, run: &str, subject: &str) -> Result<Vec<ItemJournal>, Problem>;
 
     /// Commits that a step begins, with its reservation; returns its number, from 1, rising within (item, attempt).
-    /// Emits `step_started`. Fenced, or `Budget` (MN-0501, nothing written) where the reservation does not fit.
+    /// Emits `step_started`. Fenced, or `Budget` and nothing written where the reservation does not fit: MN-0502 as long
+    /// as requests of the run are under way, then MN-0501 (`data.left` says what would fit) or MN-0503 (it has no price).
     async fn start_step(&self, step: StartStep) -> Result<u64, Problem>;
 
     /// Commits that a step ended, and settles its reservation. Emits `step_finished`. `crashes` starts anew.
     async fn finish_step(&self, step: FinishStep) -> Result<(), Problem>;
 
-    /// Sets tokens and money aside. `Budget` (MN-0501) where they do not fit.
+    /// Sets tokens and money aside. `Budget` where they do not fit, as for [`Store::start_step`].
     async fn reserve(&self, reserve: Reserve) -> Result<String, Problem>;
 
     /// Replaces a reservation by what was really used. Fenced if the claim is over.
     async fn settle(&self, item: &str, epoch: u64, reservation: &str, usage: Usage) -> Result<(), Problem>;
+
+    /// Runs of this boot that are under way and whose time, or that of one of their tasks or agents, is used up, each with
+    /// why it is to be stopped. Emits `budget_warning` where time comes near its limit.
+    async fn out_of_time(&self) -> Result<Vec<(String, Problem)>, Problem>;
 
     /// Stores an artifact of an item; the same name again replaces it. Fenced if the claim is over.
     async fn put_artifact(

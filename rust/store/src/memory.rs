@@ -232,6 +232,10 @@ impl Store for MemoryStore {
         self.write(|operation| operation.settle(item, epoch, reservation, &usage))
     }
 
+    async fn out_of_time(&self) -> Result<Vec<(String, Problem)>, Problem> {
+        self.write(|operation| Ok(operation.out_of_time()))
+    }
+
     async fn put_artifact(&self, item: &str, epoch: u64, name: &str, content: Vec<u8>) -> Result<ArtifactRef, Problem> {
         self.write(|operation| operation.put_artifact(item, epoch, name, content))
     }

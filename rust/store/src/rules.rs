@@ -1,13 +1,12 @@
 //! What every backend decides alike: pure functions of records, so that two backends differ only in where rows lie.
 
+use crate::budget;
 use crate::clock::timestamp;
-use crate::types::{
-    Amount, ClaimRequest, FinishStep, NewCommand, Parked, Release, ReleaseReason, StartStep, StepState,
-};
+use crate::types::{ClaimRequest, FinishStep, NewCommand, Parked, Release, ReleaseReason, StartStep, StepState};
 use mnemosyne_core::error::codes;
 use mnemosyne_core::{
     ArtifactRef, Budget, EventKind, Item, ItemKind, ItemState, NewEvent, Phase, PhaseRecord, PhaseState, Problem,
-    ProblemKind, Run, RunOptions, RunState, Usage, WorkItem,
+    ProblemKind, Run, RunOptions, RunState, WorkItem,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -17,8 +16,6 @@ use sha2::{Digest, Sha256};
 const POISON_CRASHES: u32 = 3;
 /// One broken agent may die three times by itself; a second generation that dies too makes the item the suspect.
 const POISON_GENERATIONS: u32 = 2;
-/// Money is a sum of floating-point prices: what fits but for rounding fits.
-const ROUNDING_USD: f64 = 1e-9;
 /// Said of a claim that nobody renewed.
 pub(crate) const LEASE_EXPIRED: &str = "its lease expired: the agent or its process is gone or stuck";
 /// Texts in events are for people to glance at; the whole is in the item.
@@ -65,63 +62,11 @@ pub(crate) fn poison(item: &Item) -> Problem {
     })
 }
 
-/// Whether an amount fits beside what is used and what is set aside (BUDGET-1).
-pub(crate) fn check_budget(run: &Run, used: &Usage, held: Amount, amount: Amount) -> Result<(), Problem> {
-    let refuse = |what: String, flag: String| {
-        Problem::new(ProblemKind::Budget, codes::BUDGET, format!("the budget of run {} is used up", run.id))
-            .because(what)
-            .hint(format!("mnemosyne resume {} {flag}", run.id))
-    };
-    if let Some(limit) = run.budget.tokens {
-        let taken = used.tokens().saturating_add(held.tokens);
-        let wanted = taken.saturating_add(amount.tokens);
-        if wanted > limit {
-            let what = format!(
-                "{} tokens are asked for, {} of {limit} are used and {} set aside",
-                amount.tokens,
-                used.tokens(),
-                held.tokens
-            );
-            return Err(refuse(what, format!("--budget-tokens {}", wanted.max(limit.saturating_mul(2)))));
-        }
-    }
-    if let Some(limit) = run.budget.usd {
-        let held_usd = held.usd.unwrap_or_default();
-        let asked = amount.usd.unwrap_or_default();
-        let wanted = used.cost_usd + held_usd + asked;
-        if wanted > limit + ROUNDING_USD {
-            let what = format!(
-                "${asked:.4} are asked for, ${:.4} of ${limit:.4} are used and ${held_usd:.4} set aside",
-                used.cost_usd
-            );
-            return Err(refuse(what, format!("--budget-usd {:.2}", wanted.max(limit * 2.0))));
-        }
-    }
-    Ok(())
-}
-
-/// A reservation that cannot be counted would make every later sum nonsense.
-pub(crate) fn check_amount(amount: Amount) -> Result<(), Problem> {
-    match amount.usd {
-        Some(usd) if !usd.is_finite() || usd < 0.0 => Err(bad_item(format!("a reservation of {usd} US dollars"))
-            .because("an amount of money is a finite number that is not negative")),
-        _ => Ok(()),
-    }
-}
-
-/// A resumed run's budget: what is given replaces what was, what is not given stays.
-pub(crate) fn raise_budget(budget: &mut Budget, given: Option<Budget>) {
-    if let Some(given) = given {
-        budget.usd = given.usd.or(budget.usd);
-        budget.tokens = given.tokens.or(budget.tokens);
-    }
-}
-
 /// A run as it goes on in another boot; its state is the caller's.
 pub(crate) fn taken_over(mut run: Run, boot: &str, budget: Option<Budget>) -> Run {
     run.boot = Some(boot.to_owned());
     run.resumes += 1;
-    raise_budget(&mut run.budget, budget);
+    run.budget = budget::raise(run.budget, budget);
     run
 }
 
@@ -278,7 +223,8 @@ pub(crate) fn stop_event(run: &str, state: RunState, problem: &Problem) -> Resul
     Ok(NewEvent { run: Some(run.to_owned()), ..NewEvent::new(kind) }
         .with("code", problem.code.clone())
         .with("message", problem.message.clone())
-        .with("reason", problem.reason.clone()))
+        .with("reason", problem.reason.clone())
+        .with_all(problem.data.as_deref().cloned().unwrap_or_default()))
 }
 
 /// `run_resumed`.

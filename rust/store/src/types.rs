@@ -158,7 +158,7 @@ pub struct JournalStep {
 }
 
 /// Tokens and money to set aside.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Amount {
     /// Of any kind.
     pub tokens: u64,
@@ -225,6 +225,19 @@ pub struct Reserve {
     pub amount: Amount,
 }
 
+/// What a run has spent, in the terms of its budget: what was used, and reservations that nobody can settle any more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Spent {
+    /// US dollars, at list price.
+    pub usd: f64,
+    /// Of any kind.
+    pub tokens: u64,
+    /// Requests to a model, whatever came of them.
+    pub calls: u64,
+    /// Of active time, up to the last sign of life.
+    pub seconds: f64,
+}
+
 /// A run as people ask about it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunSnapshot {
@@ -236,6 +249,8 @@ pub struct RunSnapshot {
     pub tasks: Vec<Task>,
     /// Of settled reservations and steps.
     pub usage: Usage,
+    /// What counts against its budget.
+    pub spent: Spent,
     /// Reservations that a crash, or a step that failed, left open; charged whole.
     pub unknown_turns: u64,
     /// Agents restarted by the boots that worked on it.

@@ -277,6 +277,21 @@ async fn budget_1_a_used_up_budget_stops_the_run() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn budget_1_a_run_whose_time_is_up_is_stopped_with_what_is_in_flight() {
+    let world = World::new(all_roles(1), MemoryHost::new(|_| Act::Hang)).await;
+    let limits = Limits { seconds: Some(100.0), ..Limits::default() };
+    let timed = Run { budget: Budget::of_run(limits), ..run("r-1", two_and_one()) };
+    world.store.submit_run(timed, None).await.unwrap();
+    let began = Instant::now();
+    until_run(&world, "r-1", RunState::Budget).await;
+    assert_eq!(began.elapsed().as_secs(), 100);
+    eventually("what is in flight is cancelled", async || world.host.busy() == 0).await;
+    assert_eq!(world.count(EventKind::BudgetWarning).await, 2);
+    let stopped = world.of_kind(EventKind::BudgetExceeded).await;
+    assert_eq!((stopped.len(), &stopped[0].data["kind"]), (1, &json!("seconds")));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_can_never_be_done_is_given_up() {
     let host = MemoryHost::new(|_| Act::Now(Outcome::Invalid(problem(ProblemKind::InvalidInput))));
     let world = World::new(executors(1), host).await;

@@ -117,6 +117,9 @@ impl Store for Flaky {
     async fn settle(&self, item: &str, epoch: u64, reservation: &str, usage: Usage) -> Result<(), Problem> {
         self.inner.settle(item, epoch, reservation, usage).await
     }
+    async fn out_of_time(&self) -> Result<Vec<(String, Problem)>, Problem> {
+        self.inner.out_of_time().await
+    }
     async fn put_artifact(&self, item: &str, epoch: u64, name: &str, content: Vec<u8>) -> Result<ArtifactRef, Problem> {
         self.inner.put_artifact(item, epoch, name, content).await
     }

@@ -13,8 +13,8 @@ use crate::record::locked;
 use crate::{AgentHandle, RoleSpec, Tree, TreeConfig};
 use async_trait::async_trait;
 use mnemosyne_core::{
-    AgentRole, AgentState, Budget, Event, EventKind, ItemState, NewEvent, Phase, Plan, Run, RunOptions, RunState,
-    WorkItem, WorkResult,
+    AgentRole, AgentState, Budget, Event, EventKind, ItemState, Limits, NewEvent, Phase, Plan, Run, RunOptions,
+    RunState, WorkItem, WorkResult,
 };
 use mnemosyne_store::{EventQuery, MemoryStore, Store};
 use serde_json::{Map, Value, json};

@@ -5,7 +5,7 @@ use crate::LEASE_MS;
 use crate::types::{Completion, EventQuery, StepState};
 use mnemosyne_core::error::codes;
 use mnemosyne_core::{
-    AgentRole, Budget, EventKind, ItemKind, ItemState, NewEvent, Phase, PhaseState, Problem, ProblemKind, Run,
+    AgentRole, Budget, EventKind, ItemKind, ItemState, Limits, NewEvent, Phase, PhaseState, Problem, ProblemKind, Run,
     RunState, TaskState, WorkResult,
 };
 use serde_json::json;
@@ -73,12 +73,12 @@ pub async fn a_run_that_ended_is_not_adopted(world: World) {
 }
 
 pub async fn an_adopted_run_gets_the_budget_that_is_given(mut world: World) {
-    let budget = Budget { usd: Some(1.0), tokens: Some(100) };
+    let budget = Budget::of_run(Limits { usd: Some(1.0), tokens: Some(100), ..Limits::default() });
     let run = world.submit_run(Run { budget, ..prompted("r-1") }).await;
     world.die();
-    let more = Budget { usd: None, tokens: Some(200) };
+    let more = Budget::of_run(Limits { tokens: Some(200), ..Limits::default() });
     let snapshot = world.store.adopt_run(&run, Some(more)).await.unwrap();
-    assert_eq!(snapshot.run.budget, Budget { usd: Some(1.0), tokens: Some(200) });
+    assert_eq!(snapshot.run.budget.run, Limits { tokens: Some(200), ..budget.run });
 }
 
 pub async fn an_adopted_run_shows_the_events_of_both_boots(mut world: World) {
@@ -269,10 +269,10 @@ pub async fn a_retried_run_belongs_to_the_boot_that_retried_it(world: World) {
     let run = world.submit_run(planned("r-1", &[("a", &[], "a")])).await;
     fail(&world, "a").await;
     let other = world.boot();
-    let more = Budget { usd: None, tokens: Some(200) };
+    let more = Budget::of_run(Limits { tokens: Some(200), ..Limits::default() });
     let snapshot = other.retry_task(&run, "a", None, Some(more)).await.unwrap();
     assert_eq!((snapshot.run.boot.as_deref(), snapshot.run.resumes), (Some(other.boot()), 1));
-    assert_eq!(snapshot.run.budget.tokens, Some(200));
+    assert_eq!(snapshot.run.budget.run.tokens, Some(200));
     assert!(world.any().await.is_none());
     assert!(other.claim(request(AgentRole::Optimizer, 1)).await.unwrap().is_some());
     assert_eq!(code(world.store.retry_task(&run, "a", None, None).await), "MN-0112", "it lives");

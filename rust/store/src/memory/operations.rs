@@ -1,6 +1,7 @@
 //! The writes, one method each. [`Operation::apply`] is the one door through which an `Advance` becomes rows.
 
 use super::rows::{ArtifactRow, ClaimRow, CommandRow, Data, ItemRow, ReservationRow, ReservationState, RunRow};
+use crate::budget::{self, Account, Level};
 use crate::clock::timestamp;
 use crate::rules::{self, Holder, ParkedFor};
 use crate::types::{
@@ -45,7 +46,7 @@ impl Operation<'_> {
                 tasks: Vec::new(),
                 attempts: Vec::new(),
                 boots: [self.boot.to_owned()].into(),
-                usage: Usage::default(),
+                accounts: [(Level::Run, Account { counted_at: Some(self.now), ..Account::default() })].into(),
             },
         );
         self.apply(Some(&id), None, advance);
@@ -58,6 +59,7 @@ impl Operation<'_> {
             return Err(rules::run_ended(&run));
         }
         self.refuse_living(&run)?;
+        self.check_resume(&run, budget, None)?;
         let run = Run { state: RunState::Running, error: None, ..rules::taken_over(run, self.boot, budget) };
         let event = rules::resumed_event(&run);
         if let Some(row) = self.data.runs.get_mut(id) {
@@ -76,6 +78,7 @@ impl Operation<'_> {
     ) -> Result<RunSnapshot, Problem> {
         let run = self.data.runs.get(id).ok_or_else(|| rules::no_such_run(id))?.run.clone();
         self.refuse_living(&run)?;
+        self.check_resume(&run, budget, Some(task))?;
         let run = rules::taken_over(run, self.boot, budget);
         let advance = self.with_view(Some(id), |view| retry_task(View { run: &run, ..view }, task, note))?;
         self.apply(Some(id), None, advance);
@@ -101,10 +104,12 @@ impl Operation<'_> {
         for row in self.data.commands.iter_mut().filter(|row| row.command.run == id) {
             row.taken = true;
         }
+        self.forget_time(id);
         // Nobody is charged: a person asked for the run to go on.
         for item in self.running_items(id) {
             self.end_claim(&item);
         }
+        self.change(id, &[Level::Run], |account, now| account.begin(now));
         self.data.snapshot(id, self.now).ok_or_else(|| rules::no_such_run(id))
     }
 
@@ -122,6 +127,7 @@ impl Operation<'_> {
         for item in self.running_items(id) {
             self.end_claim(&item);
         }
+        self.pause_run(id);
         self.emit([event]);
         Ok(())
     }
@@ -131,6 +137,9 @@ impl Operation<'_> {
         if row.run.state.is_terminal() {
             self.changed_nothing = true;
             return Ok(());
+        }
+        if row.run.boot.as_deref().is_some_and(|boot| self.data.is_dead(boot)) {
+            self.forget_time(id);
         }
         for item in self.open_items(id) {
             self.cancel_one(&item, reason);
@@ -201,6 +210,9 @@ impl Operation<'_> {
             Some(ClaimRow { holder, lease_until: self.now.saturating_add(request.lease_ms), progressed: false });
         let item = row.item.clone();
         self.emit(rules::claim_events(&item, request));
+        if let Some(run) = &item.run {
+            self.change(run, &Level::of(&item, &request.agent), |account, now| account.begin(now));
+        }
         let run = item.run.as_ref().and_then(|run| self.data.runs.get_mut(run));
         let Some(run) = run else { return Some(Claimed { item, run: None, task: None, accepted: Vec::new() }) };
         let task = item.task.as_ref().and_then(|id| run.tasks.iter_mut().find(|task| task.spec.id == *id));
@@ -217,6 +229,9 @@ impl Operation<'_> {
         let until = self.now.saturating_add(lease_ms);
         let claim = self.claimed(id, epoch)?.claim.as_mut().ok_or_else(|| Problem::fenced(id, epoch))?;
         claim.lease_until = claim.lease_until.max(until);
+        let (item, holder) = self.held(id, epoch)?;
+        // A sign of life: after a crash, time is counted up to here.
+        self.charge(&item, &holder.agent, None, &[]);
         Ok(())
     }
 
@@ -282,7 +297,7 @@ impl Operation<'_> {
         let number = self.data.journal.get(&key).map_or(0, |steps| steps.len() as u64) + 1;
         let event = rules::step_started(&item, &holder, &step, number)?;
         if let Some(amount) = step.reserve {
-            self.set_aside(&item, amount, Some((step.attempt, number)))?;
+            self.set_aside(&item, &holder, amount, Some((step.attempt, number)))?;
         }
         self.data.journal.entry(key).or_default().push(StepRecord {
             number,
@@ -311,10 +326,13 @@ impl Operation<'_> {
         let event = rules::step_finished(&item, &holder, &record.name, &record.kind, &step);
         let own = Some((step.attempt, step.number));
         let settled = if step.spent_unknown() { ReservationState::Unknown } else { ReservationState::Settled };
+        let mut unknown = Vec::new();
         for held in self.data.reservations.iter_mut().filter(|held| held.item == step.item && held.step == own) {
             held.state = settled;
+            if settled == ReservationState::Unknown {
+                unknown.push(held.amount);
+            }
         }
-        self.add_usage(&item, step.usage.as_ref());
         if let Some(row) = self.data.items.get_mut(&step.item) {
             row.item.crashes = 0;
             row.item.crash_generations = 0;
@@ -324,22 +342,48 @@ impl Operation<'_> {
             }
         }
         self.emit([event]);
+        self.charge(&item, &holder.agent, step.usage.as_ref(), &unknown);
         Ok(())
     }
 
     pub(super) fn reserve(&mut self, reserve: &Reserve) -> Result<String, Problem> {
-        let (item, _) = self.held(&reserve.item, reserve.epoch)?;
-        self.set_aside(&item, reserve.amount, None)
+        let (item, holder) = self.held(&reserve.item, reserve.epoch)?;
+        self.set_aside(&item, &holder, reserve.amount, None)
     }
 
     pub(super) fn settle(&mut self, id: &str, epoch: u64, reservation: &str, usage: &Usage) -> Result<(), Problem> {
-        let (item, _) = self.held(id, epoch)?;
+        let (item, holder) = self.held(id, epoch)?;
         let row = self.data.reservations.iter_mut().find(|row| {
             row.id == reservation && row.item == id && row.step.is_none() && row.state == ReservationState::Open
         });
         row.ok_or_else(|| rules::no_such_reservation(id, reservation))?.state = ReservationState::Settled;
-        self.add_usage(&item, Some(usage));
+        self.charge(&item, &holder.agent, Some(usage), &[]);
         Ok(())
+    }
+
+    pub(super) fn out_of_time(&mut self) -> Vec<(String, Problem)> {
+        let (boot, now) = (self.boot, self.now);
+        self.changed_nothing = true;
+        let mut over = Vec::new();
+        let ours = |id: &&String| {
+            self.data.runs.get(*id).is_some_and(|row| {
+                row.run.boot.as_deref() == Some(boot) && rules::is_under_way(row.run.state) && row.run.budget.is_timed()
+            })
+        };
+        for run in self.data.run_order.iter().filter(ours).cloned().collect::<Vec<_>>() {
+            let Some(row) = self.data.runs.get(&run) else { continue };
+            let budget = row.run.budget;
+            let due = |(level, account): &(&Level, &Account)| {
+                account.counted_at.is_some() && budget::time_is_due(&budget, level, account, now)
+            };
+            let due: Vec<(&Level, &Account)> = row.accounts.iter().filter(due).collect();
+            let why = due.iter().find_map(|(level, account)| budget::time_is_up(&run, &budget, level, account, now));
+            let levels: Vec<Level> = due.iter().map(|(level, _)| (*level).clone()).collect();
+            self.changed_nothing &= levels.is_empty();
+            self.change(&run, &levels, Account::count_time);
+            over.extend(why.map(|problem| (run, problem)));
+        }
+        over
     }
 
     pub(super) fn put_artifact(
@@ -416,13 +460,15 @@ impl Operation<'_> {
             let bytes = serde_json::to_vec_pretty(&content).unwrap_or_default();
             self.store_artifact(run, item.unwrap_or_default(), &name, bytes);
         }
-        self.emit(events);
         if let (true, Some(run)) = (ended, run) {
             for left in self.open_items(run) {
                 self.end_claim(&left);
                 self.set_state(&left, ItemState::Cancelled);
             }
+            self.pause_run(run);
         }
+        // After all that may have something to say: the run's last event must stay its last.
+        self.emit(events);
         if let (Some(id), Some(_)) = (item, item_state) {
             self.settle_dependents(id);
         }
@@ -464,10 +510,15 @@ impl Operation<'_> {
         for step in steps.flat_map(|(_, steps)| steps).filter(|step| step.state == StepState::Started) {
             step.state = StepState::Unknown;
         }
+        let item = row.item.clone();
         let open = self.data.reservations.iter_mut().filter(|held| held.item == id);
+        let mut left_open = Vec::new();
         for held in open.filter(|held| held.state == ReservationState::Open) {
             held.state = ReservationState::Unknown;
+            left_open.push(held.amount);
         }
+        self.charge(&item, &claim.holder.agent, None, &left_open);
+        self.rest(&item, &claim.holder.agent);
         Some(claim)
     }
 
@@ -616,17 +667,35 @@ impl Operation<'_> {
         self.data.items.insert(id, row);
     }
 
-    /// Sets an amount aside, if the run's budget allows it (BUDGET-1).
-    fn set_aside(&mut self, item: &Item, amount: Amount, step: Option<(u32, u64)>) -> Result<String, Problem> {
-        rules::check_amount(amount)?;
+    /// Sets an amount aside, if the budget of its run, its task and its agent allows it (BUDGET-1).
+    fn set_aside(
+        &mut self,
+        item: &Item,
+        holder: &Holder,
+        amount: Amount,
+        step: Option<(u32, u64)>,
+    ) -> Result<String, Problem> {
+        budget::check_amount(amount)?;
+        let levels = Level::of(item, &holder.agent);
         if let Some(row) = item.run.as_ref().and_then(|run| self.data.runs.get(run)) {
-            rules::check_budget(&row.run, &row.usage, self.data.held(&row.run.id), amount)?;
+            let accounts = levels.iter().map(|level| {
+                let account = row.accounts.get(level).cloned().unwrap_or_default();
+                (level.clone(), account, self.data.open(&row.run.id, level))
+            });
+            budget::check(&row.run.id, &row.run.budget, &accounts.collect::<Vec<_>>(), amount, self.now)?;
+        }
+        if let Some(run) = &item.run {
+            self.change(run, &levels, |account, now| {
+                account.count_time(now);
+                account.calls += 1;
+            });
         }
         let id = format!("u-{}", self.data.reservations.len() + 1);
         self.data.reservations.push(ReservationRow {
             id: id.clone(),
             item: item.work.id.clone(),
             run: item.run.clone(),
+            levels,
             step,
             amount,
             state: ReservationState::Open,
@@ -634,10 +703,78 @@ impl Operation<'_> {
         Ok(id)
     }
 
-    fn add_usage(&mut self, item: &Item, usage: Option<&Usage>) {
-        if let (Some(row), Some(usage)) = (item.run.as_ref().and_then(|run| self.data.runs.get_mut(run)), usage) {
-            row.usage.add(usage);
+    /// Changes accounts of a run, all alike, and says so where a limit comes near.
+    fn change(&mut self, run: &str, levels: &[Level], change: impl Fn(&mut Account, i64)) {
+        let mut warnings = Vec::new();
+        if let Some(row) = self.data.runs.get_mut(run) {
+            for level in levels {
+                let before = row.accounts.get(level).cloned().unwrap_or_default();
+                let mut after = before.clone();
+                change(&mut after, self.now);
+                warnings.extend(budget::warnings(run, &row.run.budget, level, &before, &after));
+                row.accounts.insert(level.clone(), after);
+            }
         }
+        self.emit(warnings);
+    }
+
+    /// What an item's agent used, and the time until now. `unknown`: what it set aside and nobody can settle.
+    fn charge(&mut self, item: &Item, agent: &str, usage: Option<&Usage>, unknown: &[Amount]) {
+        let Some(run) = &item.run else { return };
+        self.change(run, &Level::of(item, agent), |account, now| {
+            account.count_time(now);
+            if let Some(usage) = usage {
+                account.usage.add(usage);
+            }
+            for amount in unknown {
+                account.charge_unknown(*amount);
+            }
+        });
+    }
+
+    /// A claim has ended: its task and its agent rest, unless they hold another.
+    fn rest(&mut self, item: &Item, agent: &str) {
+        let Some(run) = &item.run else { return };
+        let others = self.data.items.values().filter(|row| row.item.run.as_ref() == Some(run));
+        let holding: Vec<&ItemRow> = others.filter(|row| row.claim.is_some()).collect();
+        let rests = |level: &Level| match level {
+            Level::Run => false,
+            Level::Task(task) => holding.iter().all(|row| row.item.task.as_ref() != Some(task)),
+            Level::Agent(agent) => {
+                holding.iter().all(|row| row.claim.as_ref().is_some_and(|claim| claim.holder.agent != *agent))
+            }
+        };
+        let resting: Vec<Level> = Level::of(item, agent).into_iter().filter(rests).collect();
+        self.change(run, &resting, Account::pause);
+    }
+
+    fn pause_run(&mut self, run: &str) {
+        self.change(run, &[Level::Run], Account::pause);
+    }
+
+    /// The process that worked on it is gone: the time since its last sign of life is not counted.
+    fn forget_time(&mut self, run: &str) {
+        for account in self.data.runs.get_mut(run).into_iter().flat_map(|row| row.accounts.values_mut()) {
+            account.counted_at = None;
+        }
+    }
+
+    /// Whether the budget is worth going on with; what is open will be unknown by then, and `reopened` has not ended.
+    fn check_resume(&self, run: &Run, given: Option<Budget>, reopened: Option<&str>) -> Result<(), Problem> {
+        let Some(row) = self.data.runs.get(&run.id) else { return Ok(()) };
+        let ended = |name: &str| {
+            reopened != Some(name) && row.tasks.iter().any(|task| task.spec.id == name && task.state.is_terminal())
+        };
+        let mut accounts = Vec::new();
+        for (level, account) in &row.accounts {
+            if !matches!(level, Level::Task(name) if ended(name)) {
+                let (mut account, open) = (account.clone(), self.data.open(&run.id, level));
+                account.charge_unknown(open.of_steps);
+                account.charge_unknown(open.by_hand);
+                accounts.push((level.clone(), account));
+            }
+        }
+        budget::check_resume(run, given, &accounts)
     }
 
     fn store_artifact(&mut self, run: Option<&str>, item: &str, name: &str, content: Vec<u8>) -> ArtifactRef {

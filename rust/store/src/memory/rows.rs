@@ -1,13 +1,13 @@
 //! The "tables", and what is read from them.
 
+use crate::budget::{Account, Level, Open};
 use crate::rules::{self, Holder, ParkedFor};
 use crate::types::{
     Amount, EventQuery, ItemJournal, ItemSnapshot, JournalStep, NewCommand, Parked, QueueCounts, RunSnapshot,
     StepRecord,
 };
 use mnemosyne_core::{
-    ArtifactRef, Attempt, Event, EventKind, Item, ItemState, PhaseRecord, Problem, Run, RunState, Task, Usage,
-    WorkResult,
+    ArtifactRef, Attempt, Event, EventKind, Item, ItemState, PhaseRecord, Problem, Run, RunState, Task, WorkResult,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -48,8 +48,7 @@ pub(super) struct RunRow {
     pub(super) tasks: Vec<Task>,
     pub(super) attempts: Vec<Attempt>,
     pub(super) boots: BTreeSet<String>,
-    /// Of settled reservations and steps.
-    pub(super) usage: Usage,
+    pub(super) accounts: BTreeMap<Level, Account>,
 }
 
 pub(super) struct ItemRow {
@@ -89,6 +88,8 @@ pub(super) struct ReservationRow {
     pub(super) id: String,
     pub(super) item: String,
     pub(super) run: Option<String>,
+    /// Whose accounts it comes from.
+    pub(super) levels: Vec<Level>,
     /// Attempt and number of the step that made it.
     pub(super) step: Option<(u32, u64)>,
     pub(super) amount: Amount,
@@ -140,10 +141,7 @@ impl Data {
 
     pub(super) fn snapshot(&self, run: &str, now: i64) -> Option<RunSnapshot> {
         let row = self.runs.get(run)?;
-        let unknown = self
-            .reservations
-            .iter()
-            .filter(|held| held.run.as_deref() == Some(run) && held.state == ReservationState::Unknown);
+        let account = row.accounts.get(&Level::Run).cloned().unwrap_or_default();
         let restarts = self.events.iter().filter(|(boot, event)| {
             event.event.kind == EventKind::AgentRestarted && event.event.run.is_none() && row.boots.contains(boot)
         });
@@ -151,8 +149,9 @@ impl Data {
             run: self.shown_run(row, now),
             phases: row.phases.clone(),
             tasks: row.tasks.clone(),
-            usage: row.usage.clone(),
-            unknown_turns: unknown.count() as u64,
+            spent: account.spent(),
+            usage: account.usage,
+            unknown_turns: account.unknown_calls,
             restarts: restarts.count() as u64,
             parked: self.parked(run, now),
             last_sequence: self.last_sequence(),
@@ -260,16 +259,12 @@ impl Data {
         counts
     }
 
-    /// Tokens and money set aside in a run and not settled.
-    pub(super) fn held(&self, run: &str) -> Amount {
-        let open = self
-            .reservations
-            .iter()
-            .filter(|held| held.run.as_deref() == Some(run) && held.state != ReservationState::Settled);
-        let mut sum = Amount { tokens: 0, usd: Some(0.0) };
-        for held in open {
-            sum.tokens = sum.tokens.saturating_add(held.amount.tokens);
-            sum.usd = Some(sum.usd.unwrap_or_default() + held.amount.usd.unwrap_or_default());
+    /// What is set aside of an account and neither settled nor charged.
+    pub(super) fn open(&self, run: &str, level: &Level) -> Open {
+        let mut sum = Open::default();
+        let open = self.reservations.iter().filter(|held| held.state == ReservationState::Open);
+        for held in open.filter(|held| held.run.as_deref() == Some(run) && held.levels.contains(level)) {
+            sum.add(held.amount, held.step.is_some());
         }
         sum
     }

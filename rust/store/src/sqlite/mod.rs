@@ -307,6 +307,14 @@ impl Store for SqliteStore {
         self.write(move |write| write::settle(write, &item, epoch, &reservation, &usage)).await
     }
 
+    async fn out_of_time(&self) -> Result<Vec<(String, Problem)>, Problem> {
+        let (boot, now) = (self.boot.clone(), self.now());
+        if !self.read(move |connection| write::time_is_due(connection, &boot, now)).await? {
+            return Ok(Vec::new());
+        }
+        self.write(write::out_of_time).await
+    }
+
     async fn put_artifact(&self, item: &str, epoch: u64, name: &str, content: Vec<u8>) -> Result<ArtifactRef, Problem> {
         let (item, name) = (item.to_owned(), name.to_owned());
         self.write(move |write| write::put_artifact(write, &item, epoch, &name, &content)).await

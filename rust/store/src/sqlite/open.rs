@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 /// `mnem`, in the header of the file.
 const APPLICATION_ID: i64 = 0x6d6e_656d;
 /// Applied in order; the number of those that were is the file's `user_version`.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("migration_parked.sql")];
+pub(crate) const MIGRATIONS: &[&str] =
+    &[include_str!("schema.sql"), include_str!("migration_parked.sql"), include_str!("migration_spending.sql")];
 /// How long one process waits for another's transaction.
 const BUSY: Duration = Duration::from_secs(10);
 /// All statements of this crate, prepared once per connection.

@@ -1,9 +1,10 @@
 //! Rows into records, for reads and for writes alike.
 
 use super::failure::Failure;
+use crate::budget::{Account, Level};
 use crate::rules::{self, Holder};
 use crate::types::{Amount, ItemSnapshot, Parked, QueueCounts, RunSnapshot, StepRecord, StepState};
-use mnemosyne_core::{Attempt, Item, PhaseRecord, Problem, Run, RunState, Task, Usage};
+use mnemosyne_core::{Attempt, Budget, Item, PhaseRecord, Problem, Run, RunState, Task, Usage};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -164,38 +165,64 @@ pub(crate) fn phases(connection: &Connection, run: &str) -> Result<Vec<PhaseReco
     Ok(phases)
 }
 
-/// What a run has used: settled reservations and steps.
-pub(crate) fn usage(connection: &Connection, run: &str) -> Result<Usage, Failure> {
-    let mut statement = connection.prepare_cached(
-        "SELECT turns, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd
-         FROM runs WHERE id = ?1",
-    )?;
-    let usage = statement.query_row([run], |row| {
-        Ok(Usage {
+/// The budget of a run, without reading all of its record.
+pub(crate) fn budget(connection: &Connection, run: &str) -> Result<Budget, Failure> {
+    let mut statement = connection.prepare_cached("SELECT json_extract(record, '$.budget') FROM runs WHERE id = ?1")?;
+    let mut rows = statement.query([run])?;
+    Ok(rows.next()?.map(|row| json(row, 0)).transpose()?.unwrap_or_default())
+}
+
+const ACCOUNT: &str = "turns, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd, calls, \
+     unknown_calls, unknown_tokens, unknown_usd, milliseconds, counted_at";
+
+/// One account of a run; none where nothing was spent.
+pub(crate) fn account(connection: &Connection, run: &str, level: &Level) -> Result<Option<Account>, Failure> {
+    let (kind, name) = level.key();
+    let mut statement = connection
+        .prepare_cached(&format!("SELECT {ACCOUNT} FROM spending WHERE run = ?1 AND level = ?2 AND name = ?3"))?;
+    Ok(statement.query_row([run, kind, name], read_account).optional()?)
+}
+
+/// All accounts of a run; the run's own first.
+pub(crate) fn accounts(connection: &Connection, run: &str) -> Result<Vec<(Level, Account)>, Failure> {
+    let mut statement =
+        connection.prepare_cached(&format!("SELECT {ACCOUNT}, level, name FROM spending WHERE run = ?1"))?;
+    let found = statement.query_map([run], |row| {
+        let level: String = row.get(12)?;
+        Ok((Level::parse(&level, row.get(13)?), read_account(row)?))
+    })?;
+    let mut accounts = found.collect::<rusqlite::Result<Vec<(Level, Account)>>>()?;
+    accounts.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(accounts)
+}
+
+fn read_account(row: &Row<'_>) -> rusqlite::Result<Account> {
+    Ok(Account {
+        usage: Usage {
             turns: row.get(0)?,
             input_tokens: row.get(1)?,
             output_tokens: row.get(2)?,
             cache_read_tokens: row.get(3)?,
             cache_write_tokens: row.get(4)?,
             cost_usd: row.get(5)?,
-        })
-    });
-    Ok(usage.optional()?.unwrap_or_default())
+        },
+        calls: row.get(6)?,
+        unknown_calls: row.get(7)?,
+        unknown: Amount { tokens: row.get(8)?, usd: Some(row.get(9)?) },
+        milliseconds: row.get(10)?,
+        counted_at: row.get(11)?,
+    })
 }
 
-/// What is set aside in a run and not settled.
-pub(crate) fn held(connection: &Connection, run: &str) -> Result<Amount, Failure> {
-    let mut statement = connection.prepare_cached(
-        "SELECT coalesce(sum(tokens), 0), coalesce(sum(usd), 0.0) FROM usage
-         WHERE run = ?1 AND state IN ('open', 'unknown')",
-    )?;
-    Ok(statement.query_row([run], |row| Ok(Amount { tokens: row.get(0)?, usd: Some(row.get(1)?) }))?)
+/// `tokens` and `usd`, the first two columns.
+pub(crate) fn amount(row: &Row<'_>) -> rusqlite::Result<Amount> {
+    Ok(Amount { tokens: row.get(0)?, usd: row.get(1)? })
 }
 
 /// One run with all that a person asks about it.
 pub(crate) fn snapshot(connection: &Connection, id: &str, now: i64) -> Result<Option<RunSnapshot>, Failure> {
     let Some(run) = run(connection, id)? else { return Ok(None) };
-    let mut unknown = connection.prepare_cached("SELECT count(*) FROM usage WHERE run = ?1 AND state = 'unknown'")?;
+    let account = account(connection, id, &Level::Run)?.unwrap_or_default();
     let mut restarts = connection.prepare_cached(
         "SELECT count(*) FROM events WHERE run IS NULL AND kind = 'agent_restarted'
          AND boot IN (SELECT boot FROM run_boots WHERE run = ?1)",
@@ -204,8 +231,9 @@ pub(crate) fn snapshot(connection: &Connection, id: &str, now: i64) -> Result<Op
         run: shown_run(connection, run, now)?,
         phases: phases(connection, id)?,
         tasks: tasks(connection, id)?,
-        usage: usage(connection, id)?,
-        unknown_turns: unknown.query_row([id], |row| row.get(0))?,
+        spent: account.spent(),
+        usage: account.usage,
+        unknown_turns: account.unknown_calls,
         restarts: restarts.query_row([id], |row| row.get(0))?,
         parked: parked(connection, id, now)?,
         last_sequence: super::events::last_sequence(connection)?,

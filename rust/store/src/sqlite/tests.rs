@@ -102,7 +102,8 @@ fn an_empty_file_becomes_a_store() {
     let path = folder.path().join("store.db");
     std::fs::write(&path, "").unwrap();
     drop(SqliteStore::open(&path).unwrap());
-    assert!(open::pragma(&Connection::open(&path).unwrap(), "user_version").unwrap() >= 1);
+    let version = open::pragma(&Connection::open(&path).unwrap(), "user_version").unwrap();
+    assert_eq!(version, open::MIGRATIONS.len() as i64);
 }
 
 #[test]
@@ -122,6 +123,37 @@ fn a_store_of_the_first_version_is_migrated_and_keeps_its_items() {
     let store = SqliteStore::open(&path).unwrap();
     let claimed = block_on(store.claim(request(AgentRole::Executor, 1))).unwrap().unwrap();
     assert_eq!(claimed.item.work.id, "a");
+}
+
+#[tokio::test]
+async fn budget_1_what_a_run_of_an_older_store_has_spent_is_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    {
+        let store = SqliteStore::open(&path).unwrap();
+        store.submit_run(prompted("r-1"), None).await.unwrap();
+    }
+    // As the first version wrote it: sums in the row of the run, and nothing of what came later.
+    let old = folder.path().join("old.db");
+    let connection = Connection::open(&old).unwrap();
+    connection.execute_batch(open::MIGRATIONS[0]).unwrap();
+    connection.execute("ATTACH ?1 AS newer", [path.to_str().unwrap()]).unwrap();
+    connection
+        .execute_batch(
+            "INSERT INTO runs (arrival, id, workspace, state, boot, record, turns, input_tokens, cost_usd)
+             SELECT arrival, id, workspace, state, boot, record, 2, 50, 0.25 FROM newer.runs;
+             INSERT INTO items (id, run, kind, role, priority, state, open_dependencies, file_scope, holds, work)
+             SELECT id, run, kind, role, priority, state, open_dependencies, file_scope, holds, work FROM newer.items;
+             INSERT INTO usage (run, item, tokens, usd, state) VALUES ('r-1', 'r-1.1', 7, 0.5, 'unknown');
+             INSERT INTO usage (run, item, tokens, usd, state) VALUES ('r-1', 'r-1.1', 60, 0.5, 'settled');
+             PRAGMA application_id = 0x6d6e656d;
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+    drop(connection);
+    let snapshot = SqliteStore::open(&old).unwrap().run("r-1").await.unwrap().unwrap();
+    assert_eq!((snapshot.usage.turns, snapshot.usage.tokens(), snapshot.unknown_turns), (2, 50, 1));
+    assert_eq!((snapshot.spent.tokens, snapshot.spent.usd, snapshot.spent.calls), (57, 0.75, 2));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A run whose boot is dead, or that was stopped, goes on in this boot.
 
-use super::{Write, apply, claims, workspace};
+use super::{Write, apply, claims, spending, workspace};
+use crate::budget::{self, Account, Level};
 use crate::rules;
 use crate::sqlite::failure::Failure;
 use crate::sqlite::{events, rows};
@@ -9,29 +10,43 @@ use mnemosyne_core::{Budget, Run, RunState};
 use rusqlite::params;
 
 pub(crate) fn adopt_run(write: &Write<'_>, id: &str, budget: Option<Budget>) -> Result<RunSnapshot, Failure> {
-    let run = rows::run(write.connection, id)?.ok_or_else(|| rules::no_such_run(id))?;
-    if run.state.is_terminal() {
-        return Err(rules::run_ended(&run).into());
+    let before = rows::run(write.connection, id)?.ok_or_else(|| rules::no_such_run(id))?;
+    if before.state.is_terminal() {
+        return Err(rules::run_ended(&before).into());
     }
-    refuse_living(write, &run)?;
-    let run = Run { state: RunState::Running, error: None, ..rules::taken_over(run, write.boot, budget) };
+    refuse_living(write, &before)?;
+    let run = Run { state: RunState::Running, error: None, ..rules::taken_over(before.clone(), write.boot, budget) };
     let resumed = rules::resumed_event(&run);
     apply::put_run(write, run)?;
     // First, so that `resume` can begin to show events at this one.
     events::append(write, &[resumed])?;
-    free(write, id)
+    free(write, &before, budget)
 }
 
-/// The run is this boot's: what the boot before held or was told is not.
-pub(super) fn free(write: &Write<'_>, id: &str) -> Result<RunSnapshot, Failure> {
+/// The run is this boot's: what the boot before held or was told is not. `before` is how it was found; the budget that was
+/// `given` has to be worth going on with.
+pub(super) fn free(write: &Write<'_>, before: &Run, given: Option<Budget>) -> Result<RunSnapshot, Failure> {
+    let id = before.id.as_str();
     write.execute("INSERT OR IGNORE INTO run_boots (run, boot) VALUES (?1, ?2)", params![id, write.boot])?;
     // A cancel that the dead process never read was meant for that process: the user has asked to go on since.
     write.execute("UPDATE commands SET taken_by = ?2 WHERE run = ?1 AND taken_by IS NULL", params![id, write.boot])?;
+    spending::forget_time(write, id)?;
     let running = "SELECT id FROM items WHERE run = ?1 AND state = 'running' ORDER BY arrival";
     for item in rows::texts(write.connection, running, [id])? {
         claims::release_of_killed_run(write, &item)?;
     }
+    budget::check_resume(before, given, &open_accounts(write, id)?)?;
+    spending::begin_run(write, id)?;
     Ok(rows::snapshot(write.connection, id, write.now)?.ok_or_else(|| rules::no_such_run(id))?)
+}
+
+/// The accounts that can still be spent from.
+fn open_accounts(write: &Write<'_>, run: &str) -> Result<Vec<(Level, Account)>, Failure> {
+    let tasks = rows::tasks(write.connection, run)?;
+    let ended = |name: &str| tasks.iter().any(|task| task.spec.id == name && task.state.is_terminal());
+    let mut accounts = rows::accounts(write.connection, run)?;
+    accounts.retain(|(level, _)| !matches!(level, Level::Task(name) if ended(name)));
+    Ok(accounts)
 }
 
 pub(super) fn refuse_living(write: &Write<'_>, run: &Run) -> Result<(), Failure> {

@@ -1,6 +1,6 @@
 //! The one door: an `Advance` of the core becomes rows here and nowhere else (**DUR-2**, **ONCE-1**).
 
-use super::{Write, claims, dependents, put_artifact};
+use super::{Write, claims, dependents, put_artifact, spending};
 use crate::rules::{self, Holder};
 use crate::sqlite::failure::Failure;
 use crate::sqlite::{events, rows};
@@ -27,10 +27,12 @@ pub(crate) fn apply(write: &Write<'_>, run: Option<&str>, item: Option<&str>, ad
     if let Some(run) = advance.run {
         put_run(write, run)?;
     }
-    events::append(write, &advance.events)?;
     if let (true, Some(run)) = (ended, run) {
         cancel_what_is_left(write, run)?;
+        spending::pause_run(write, run)?;
     }
+    // After all that may have something to say: the run's last event must stay its last.
+    events::append(write, &advance.events)?;
     match (item, advance.item_state) {
         (Some(id), Some(state)) => dependents::settle(write, id, state),
         _ => Ok(()),
@@ -102,8 +104,8 @@ pub(crate) fn put_run(write: &Write<'_>, mut run: Run) -> Result<(), Failure> {
     }
     let record = serde_json::to_string(&run)?;
     write.execute(
-        "UPDATE runs SET state = ?2, boot = ?3, record = ?4 WHERE id = ?1",
-        params![run.id, run.state.as_str(), run.boot, record],
+        "UPDATE runs SET state = ?2, boot = ?3, timed = ?4, record = ?5 WHERE id = ?1",
+        params![run.id, run.state.as_str(), run.boot, run.budget.is_timed(), record],
     )?;
     Ok(())
 }

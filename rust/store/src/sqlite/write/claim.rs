@@ -1,6 +1,6 @@
 //! The next item of a role is claimed: candidates by index, the core's pure `eligible`, one fenced update.
 
-use super::{Write, apply, claims};
+use super::{Write, apply, claims, spending};
 use crate::rules::{self, Holder};
 use crate::sqlite::failure::Failure;
 use crate::sqlite::{events, rows};
@@ -19,6 +19,7 @@ pub(crate) fn claim(write: &Write<'_>, request: &ClaimRequest) -> Result<Option<
     take(write, &id, request)?;
     let row = rows::item(write.connection, &id)?.ok_or_else(|| rules::no_such_item(&id))?;
     events::append(write, &rules::claim_events(&row.item, request))?;
+    spending::begin(write, &row.item, &request.agent)?;
     with_run(write, row.item).map(Some)
 }
 

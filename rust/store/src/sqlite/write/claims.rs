@@ -1,13 +1,13 @@
 //! How claims end, whatever the reason (**FENCE-1**): the columns of the claim are emptied, so that its epoch opens no
 //! door any more, and what it left open in the journal and in the budget becomes unknown (**BUDGET-1**).
 
-use super::{Write, apply};
+use super::{Write, apply, spending};
 use crate::rules::{self, Holder};
 use crate::sqlite::failure::Failure;
 use crate::sqlite::rows::{self, ItemRow};
 use crate::types::Released;
 use mnemosyne_core::{Item, ItemState, Problem, item_dead};
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 
 /// The item under this claim; everybody else is fenced.
 pub(crate) fn claimed(write: &Write<'_>, id: &str, epoch: u64) -> Result<(ItemRow, Holder), Failure> {
@@ -21,15 +21,14 @@ pub(crate) fn claimed(write: &Write<'_>, id: &str, epoch: u64) -> Result<(ItemRo
 /// Ends the claim under way, if there is one, and leaves the item ready. `outcome` is for the history.
 pub(crate) fn end(write: &Write<'_>, item: &Item, outcome: &str) -> Result<(), Failure> {
     let id = &item.work.id;
-    let ended = write.execute(
+    let mut holding = write.connection.prepare_cached("SELECT agent FROM items WHERE id = ?1 AND state = 'running'")?;
+    let Some(agent) = holding.query_row([id], |row| row.get::<_, String>(0)).optional()? else { return Ok(()) };
+    write.execute(
         "UPDATE items SET state = 'ready', not_before = NULL, boot = NULL, agent = NULL, generation = NULL,
              lease_until = NULL, progressed = 0
          WHERE id = ?1 AND state = 'running'",
         [id],
     )?;
-    if ended == 0 {
-        return Ok(());
-    }
     write.execute(
         "UPDATE claims SET ended_at = ?3, outcome = ?4 WHERE item = ?1 AND epoch = ?2",
         params![id, item.epoch, write.now, outcome],
@@ -38,8 +37,11 @@ pub(crate) fn end(write: &Write<'_>, item: &Item, outcome: &str) -> Result<(), F
         "UPDATE journal SET state = 'unknown', ended_at = ?2 WHERE item = ?1 AND state = 'started'",
         params![id, write.now],
     )?;
-    write.execute("UPDATE usage SET state = 'unknown' WHERE item = ?1 AND state = 'open'", [id])?;
-    Ok(())
+    let mut update = write.connection.prepare_cached(
+        "UPDATE usage SET state = 'unknown' WHERE item = ?1 AND state = 'open' RETURNING tokens, usd",
+    )?;
+    let left_open = update.query_map([id], rows::amount)?.collect::<rusqlite::Result<Vec<_>>>()?;
+    spending::end(write, item, &agent, &left_open)
 }
 
 /// Counts a crash of an item whose claim has ended; at the poison rule's limit the item is dead.

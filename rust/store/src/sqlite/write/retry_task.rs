@@ -15,10 +15,10 @@ pub(crate) fn retry_task(
     note: Option<&str>,
     budget: Option<Budget>,
 ) -> Result<RunSnapshot, Failure> {
-    let run = rows::run(write.connection, id)?.ok_or_else(|| rules::no_such_run(id))?;
-    adopt_run::refuse_living(write, &run)?;
-    let run = rules::taken_over(run, write.boot, budget);
+    let before = rows::run(write.connection, id)?.ok_or_else(|| rules::no_such_run(id))?;
+    adopt_run::refuse_living(write, &before)?;
+    let run = rules::taken_over(before.clone(), write.boot, budget);
     let advance = apply::with_view(write, Some(id), |view| decide(View { run: &run, ..view }, task, note))??;
     apply::apply(write, Some(id), None, advance)?;
-    adopt_run::free(write, id)
+    adopt_run::free(write, &before, budget)
 }

@@ -15,7 +15,7 @@ pub(crate) fn start_step(write: &Write<'_>, step: &StartStep) -> Result<u64, Fai
     let number = last.query_row(params![step.item, step.attempt], |row| row.get::<_, u64>(0))? + 1;
     let event = rules::step_started(&row.item, &holder, step, number)?;
     if let Some(amount) = step.reserve {
-        reserve::set_aside(write, &row.item, amount, Some((step.attempt, number)))?;
+        reserve::set_aside(write, &row.item, &holder, amount, Some((step.attempt, number)))?;
     }
     write.execute(
         "INSERT INTO journal (item, attempt, number, name, kind, input_sha256, state, started_at)

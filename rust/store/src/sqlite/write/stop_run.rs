@@ -1,6 +1,6 @@
 //! A run stops and can be resumed: nobody is charged, and what still runs is fenced.
 
-use super::{Write, apply, claims};
+use super::{Write, apply, claims, spending};
 use crate::rules;
 use crate::sqlite::failure::Failure;
 use crate::sqlite::{events, rows};
@@ -24,5 +24,6 @@ pub(crate) fn stop_run(write: &Write<'_>, id: &str, state: RunState, problem: &P
             claims::end(write, &row.item, "stopped")?;
         }
     }
+    spending::pause_run(write, id)?;
     events::append(write, &[event])
 }

@@ -1,6 +1,6 @@
 //! A run is submitted: acknowledged only after its rows are committed (**DUR-1**).
 
-use super::{Write, apply, idempotency, workspace};
+use super::{Write, apply, idempotency, spending, workspace};
 use crate::rules;
 use crate::sqlite::failure::Failure;
 use crate::sqlite::rows;
@@ -25,8 +25,15 @@ pub(crate) fn submit_run(write: &Write<'_>, run: Run, key: Option<&str>) -> Resu
 
 fn insert(write: &Write<'_>, run: &Run) -> Result<(), Failure> {
     write.execute(
-        "INSERT INTO runs (id, workspace, state, boot, record) VALUES (?1, ?2, ?3, ?4, ?5)",
-        params![run.id, run.workspace, run.state.as_str(), run.boot, serde_json::to_string(run)?],
+        "INSERT INTO runs (id, workspace, state, boot, timed, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![
+            run.id,
+            run.workspace,
+            run.state.as_str(),
+            run.boot,
+            run.budget.is_timed(),
+            serde_json::to_string(run)?
+        ],
     )?;
     write.execute("INSERT INTO run_boots (run, boot) VALUES (?1, ?2)", params![run.id, write.boot])?;
     for phase in rules::pending_phases() {
@@ -35,5 +42,5 @@ fn insert(write: &Write<'_>, run: &Run) -> Result<(), Failure> {
             params![run.id, apply::position(phase.name), phase.name.as_str(), phase.state.as_str()],
         )?;
     }
-    Ok(())
+    spending::begin_run(write, &run.id)
 }
