@@ -6,6 +6,8 @@ import sys
 
 faulthandler.enable()
 faulthandler.register(signal.SIGUSR1, all_threads=True)
+# Ctrl-C is ignored, and this inherited, where a shell without job control started the tests in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from hangs import crowds, ending, misbehaving  # noqa: E402
 
