@@ -22,6 +22,8 @@ def test_the_demo_finishes_the_sample_and_its_own_tests_pass(sandbox: Sandbox) -
     said = sandbox.run("show", done.out.split()[0], "--conversation", "full_spec_to_plan").out
     assert "Write the plan." in said, "what a phase was asked"
     assert '"tasks": [' in said, "and what it answered"
+    unknown = sandbox.run("show", done.out.split()[0], "--conversation", "t9")
+    assert (unknown.exit_code, unknown.err[:15]) == (2, "error[MN-0430]:")
 
 
 def test_truth_1_the_summary_tells_of_one_rework_that_a_red_test_caused(sandbox: Sandbox, server: DemoServer) -> None:

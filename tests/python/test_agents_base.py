@@ -190,7 +190,7 @@ def test_a_constructor_that_raises_is_an_agent_that_cannot_be_had() -> None:
 
     with pytest.raises(AgentUnavailable) as raised:
         make_agent(Broken)
-    assert "no licence" in raised.value.reason
+    assert (raised.value.code, "no licence" in raised.value.reason) == ("MN-0309", True)
 
 
 class Delegating(AgentExecutionMixin):

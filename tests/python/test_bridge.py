@@ -137,8 +137,9 @@ async def test_try_send_work_says_full_at_once() -> None:
     async with await ClaudeAgentBridge.spawn("executor", Sleeps) as bridge:
         first = asyncio.ensure_future(bridge.try_send_work(item("first")))
         await until(lambda: bridge.health().state == "busy")
-        with pytest.raises(BridgeFull):
+        with pytest.raises(BridgeFull) as caught:
             bridge.try_send_work(item("second"))
+        assert caught.value.code == "MN-0304"
         first.cancel()
 
 
@@ -200,7 +201,7 @@ async def test_down_1_an_agent_that_cannot_be_imported_degrades_and_says_why() -
     await until(lambda: bridge.health().state == "degraded")
     with pytest.raises(AgentUnavailable) as caught:
         await bridge.send_work(item(), timeout=1.0)
-    assert "no_such_module" in caught.value.reason
+    assert (caught.value.code, "no_such_module" in caught.value.reason) == ("MN-0303", True)
     await bridge.shutdown()
 
 

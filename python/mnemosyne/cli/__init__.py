@@ -47,12 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as request:  # argparse, after --help and --version
         return request.code if isinstance(request.code, int) else 0
     except MnemosyneError as problem:
-        return output.fail(problem, _exit_code(problem), trace=_trace(debug))
+        return output.fail(problem, _exit_code(problem), trace=_trace(problem, debug))
     except KeyboardInterrupt as interrupt:
         return output.interrupted(143 if isinstance(interrupt, _Terminated) else 130)
     except Exception as error:
         found = _unexpected(error, debug)
-        return output.fail(found, _exit_code(found), trace=_trace(debug))
+        return output.fail(found, _exit_code(found), trace=_trace(error, debug))
     finally:
         _on_terminate(before)
         if argv is None:
@@ -97,8 +97,13 @@ def _folder_is_gone() -> bool:
         return True
 
 
-def _trace(debug: bool) -> str:
-    return traceback.format_exc() if debug else ""
+def _trace(error: Exception, debug: bool) -> str:
+    if not debug:
+        return ""
+    from mnemosyne.error_context import create_error_context
+    from mnemosyne.redaction import redact
+
+    return f"{redact(traceback.format_exc())}\n{create_error_context(error).format()}"
 
 
 def _raise_terminated(_number: int, _frame: FrameType | None) -> Never:

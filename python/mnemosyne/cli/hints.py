@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mnemosyne.cli.options import Options
 
-__all__ = ["resume_command", "with_store"]
+__all__ = ["explain_command", "resume_command", "with_store"]
 
 _ABOUT_RUNS = re.compile(
     r"\bmnemosyne (?:runs\b|(?:show|events|cancel|resume) r-[\w-]++|retry r-[\w-]++ [\w.-]++)(?! --store)"
 )
+
+
+def explain_command(code: str) -> str:
+    """Return the command that says more about an error, for one whose next step only its page can tell."""
+    return f"mnemosyne explain {code}"
 
 
 def resume_command(run: str, options: Options) -> str:

@@ -68,6 +68,7 @@ class Options(argparse.Namespace):
     log: Path | None = None
     faults: Path | None = None
     kill: int | None = None
+    error_code: str | None = None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -132,6 +133,7 @@ def _parser() -> _Parser:
     _events(verb("events", "runs:events", "show what happened in a run"))
     _run(verb("cancel", "runs:cancel", "cancel a run, also one of another process"))
     _demo(verb("demo", "demo:demo", "run the offline demo: no key, no network, no cost"), common)
+    _explain(verb("explain", "explain:explain", "say what an error code means and what to do"))
     return parser
 
 
@@ -209,6 +211,10 @@ def _events(parser: _Parser) -> None:
     _run(parser)
     parser.add_argument("--since", type=_whole(0), metavar="N", help="only events after sequence N")
     parser.add_argument("--follow", action="store_true", help="wait for more until the run ends")
+
+
+def _explain(parser: _Parser) -> None:
+    parser.add_argument("error_code", nargs="?", metavar="CODE", help="for example MN-0203; default: list all codes")
 
 
 def _demo(parser: _Parser, common: _Parser) -> None:

@@ -209,8 +209,15 @@ class Output:
         }
 
     def _error_form(self, problem: MnemosyneError) -> ErrorForm:
+        from mnemosyne.redaction import redact
+
         hint = with_store(problem.hint, self.store)
-        return {"code": problem.code, "message": problem.message, "reason": problem.reason, "hint": hint}
+        return {
+            "code": problem.code,
+            "message": redact(problem.message),
+            "reason": redact(problem.reason),
+            "hint": redact(hint),
+        }
 
     def _json(self, kind: str, form: Mapping[str, object]) -> None:
         # Escaped to ASCII: it reads back the same everywhere, whatever the locale and whatever bytes a path is made of.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast
 
+from mnemosyne.cli.hints import explain_command
 from mnemosyne.cli.style import Style, one_line
 
 if TYPE_CHECKING:
@@ -295,8 +296,7 @@ def error_lines(error: ErrorForm) -> list[str]:
     """Return an error in the form of the command line: what, why, what next."""
     lines = [f"error[{error['code']}]: {_cut(error['message'])}"]
     lines += [f"  why: {_cut(error['reason'])}"] if error["reason"] else []
-    lines += [f"  hint: {one_line(error['hint'])}"] if error["hint"] else []
-    return lines
+    return [*lines, f"  hint: {one_line(error['hint'] or explain_command(error['code']))}"]
 
 
 def stopped_lines(run: str, resume: str | None, style: Style) -> list[str]:

@@ -14,13 +14,16 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from mnemosyne.errors import EnvironmentProblem, InvalidInput, MissingCredential
+from mnemosyne.redaction import hide_secret
 
-__all__ = ["NO_KEY", "provide", "resolve_api_key"]
+__all__ = ["NO_KEY", "key_source", "provide", "resolve_api_key"]
 
 NO_KEY = "mnemosyne-no-key"
 """Sent to a server that the user named without a key: servers on one's own machine want a header, any header."""
 
 _LARGEST_KEY_FILE = 16_384  # bytes; no key is larger, and a mistyped path must not be read into memory
+
+_VARIABLES = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
 
 _provided: SecretStr | None = None
 
@@ -40,7 +43,7 @@ def provide(key: str) -> None:
             reason="it is empty, or holds something else than printable ASCII without spaces",
             hint="give the key, and nothing else, as api_key in the Config",
         )
-    _provided = SecretStr(key)
+    _provided = _kept(key)
 
 
 def resolve_api_key(file: Path | None, base_url: str | None, model: str | None) -> SecretStr:
@@ -57,15 +60,15 @@ def resolve_api_key(file: Path | None, base_url: str | None, model: str | None) 
         MissingCredential: No key was found and Anthropic's server would ask for one (MN-0201).
     """
     if file is not None:
-        return SecretStr(_read(file))
+        return _kept(_read(file))
     if model == "demo":
         return SecretStr(NO_KEY)
     if _provided is not None:
         return _provided
-    for variable in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
+    for variable in _VARIABLES:
         value = os.environ.get(variable, "").strip()
         if value:
-            return SecretStr(value)
+            return _kept(value)
     if base_url is not None:
         return SecretStr(NO_KEY)
     raise MissingCredential(
@@ -75,6 +78,21 @@ def resolve_api_key(file: Path | None, base_url: str | None, model: str | None) 
         hint="set ANTHROPIC_API_KEY, or name a Messages-compatible server with --base-url, "
         "or try the offline model: mnemosyne demo",
     )
+
+
+def _kept(key: str) -> SecretStr:
+    hide_secret(key)
+    return SecretStr(key)
+
+
+def key_source() -> str | None:
+    """Return where :func:`resolve_api_key` would take the key from when no file is named; None where there is none.
+
+    The name of the place only: what lies there is not read into anything that is shown (SECRET-1).
+    """
+    if _provided is not None:
+        return "the embedding program"
+    return next((variable for variable in _VARIABLES if os.environ.get(variable, "").strip()), None)
 
 
 def _read(file: Path) -> str:

@@ -37,9 +37,11 @@ pub enum ProblemKind {
 /// A stable code, `MN-####`.
 pub type Code = &'static str;
 
-/// The codes that Rust raises. Python's own are in `errors.py` and where they are raised.
+/// The codes that Rust raises; each has its page in `docs/errors`. Python's own are where they are raised.
 pub mod codes {
     use super::Code;
+    /// A prompt without words.
+    pub const PROMPT_EMPTY: Code = "MN-0101";
     /// A plan that cannot be used.
     pub const PLAN_INVALID: Code = "MN-0103";
     /// Dependencies that form a cycle.
@@ -48,6 +50,8 @@ pub mod codes {
     pub const PLAN_DANGLING: Code = "MN-0105";
     /// Two things with one id.
     pub const PLAN_DUPLICATE: Code = "MN-0106";
+    /// A workspace that cannot be used.
+    pub const WORKSPACE: Code = "MN-0107";
     /// An agent specification that cannot be used.
     pub const AGENT_SPEC: Code = "MN-0109";
     /// No such run.
@@ -74,6 +78,8 @@ pub mod codes {
     pub const STORE_FOREIGN: Code = "MN-0206";
     /// Python cannot be used.
     pub const PYTHON: Code = "MN-0209";
+    /// A command of a run outlives the process that drove it.
+    pub const COMMAND_LEFT: Code = "MN-0255";
     /// A process that was forked after we started.
     pub const FORKED: Code = "MN-0340";
     /// An agent raised.

@@ -217,11 +217,11 @@ impl Orchestra {
     /// An empty prompt, a plan that cannot be used, a workspace that is missing or busy.
     pub async fn submit(&self, request: RunRequest) -> Result<Run, Problem> {
         let workspace = request.workspace.canonicalize().map_err(|error| {
-            Problem::new(ProblemKind::InvalidInput, "MN-0107", "the workspace does not exist")
+            Problem::new(ProblemKind::InvalidInput, codes::WORKSPACE, "the workspace does not exist")
                 .because(error.to_string())
         })?;
         if request.plan.is_none() && request.prompt.as_deref().is_none_or(|prompt| prompt.trim().is_empty()) {
-            return Err(Problem::new(ProblemKind::InvalidInput, "MN-0101", "the prompt is empty"));
+            return Err(Problem::new(ProblemKind::InvalidInput, codes::PROMPT_EMPTY, "the prompt is empty"));
         }
         let run = mnemosyne_core::Run {
             id: new_run_id()?,
@@ -264,7 +264,7 @@ impl Orchestra {
             if Instant::now() >= until {
                 return Err(Problem::new(
                     ProblemKind::Environment,
-                    "MN-0255",
+                    codes::COMMAND_LEFT,
                     format!("a command of run {run} is still running"),
                 )
                 .because("the process before ended, but not all that it had started")
