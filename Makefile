@@ -156,6 +156,15 @@ bench-bridge: $(VENV)/.tools ## the bridge beside asyncio and bare threads, from
 bench-overload: build $(VENV)/.dev ## requests during 20 minutes of 529, minute by minute, beside the SDK's own retry
 	@$(PYTHON) tests/bench/overload.py
 
+.PHONY: bench-store
+bench-store: build ## durable work beside LangGraph and DBOS on SQLite, which it installs from PyPI
+	@$(PYTHON) tests/bench/store.py --folder target/bench
+
+.PHONY: soak-store
+soak-store: build ## the store's proofs at full length: 1,000 kills, 10,000 sequences, 1,000 power cuts
+	MNEMOSYNE_STORE_KILLS=1000 MNEMOSYNE_STORE_SEQUENCES=10000 MNEMOSYNE_STORE_POWER_CUTS=1000 \
+	  cargo test --release --package mnemosyne-store --test proofs -- --nocapture
+
 .PHONY: ci
 ci: ## what runs on every change
 	./.ci/run

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,8 +43,11 @@ __all__ = [
     "RunOverview",
     "RunResult",
     "Work",
+    "backup_store",
     "cancel_run",
+    "check_store",
     "list_runs",
+    "prune_store",
     "read_events",
     "read_evidence",
     "read_journals",
@@ -597,6 +601,64 @@ async def read_events(store: Path, run_id: str, *, since: int, follow: bool) -> 
         for event in batch:
             yield event
         since = batch[-1].sequence
+
+
+async def check_store(store: Path) -> Json:
+    """Look at a store's file, every page of it, and return what is in it and what is wrong with it.
+
+    Returns:
+        ``bytes``, ``free_bytes``, ``runs``, ``items``, ``live_items``, ``events``, and ``findings``: texts, none if the
+        store is sound.
+
+    Raises:
+        StoreUnavailable: It cannot be read, or is none.
+    """
+    return cast(Json, await _ask_file({"op": "check", "path": str(store)}))
+
+
+async def backup_store(store: Path, to: Path) -> int:
+    """Copy a store, also one that is in use, as it is at one moment; return the size of the copy in bytes.
+
+    Raises:
+        StoreUnavailable: It cannot be read or is damaged; there is something at ``to`` (MN-0214), or it cannot be
+            written.
+    """
+    return cast(int, cast(Json, await _ask_file({"op": "backup", "path": str(store), "to": str(to)}))["bytes"])
+
+
+async def prune_store(store: Path, ended_before: datetime) -> Json:
+    """Forget what ended before a time: runs with their trees, items, and their events.
+
+    Returns:
+        ``items``, ``runs``, ``events``, ``trees``: how many went.
+
+    Raises:
+        StoreUnavailable: It cannot be written.
+    """
+    handle = await _open(store)
+    before = int(ended_before.timestamp() * 1000)
+    pruned = cast(Json, await _ask(handle, {"op": "prune", "ended_before": before, "runs": True}))
+    rows = cast(list[Json], await _ask(handle, {"op": "runs"}))
+    known = {str(cast(Json, row["run"])["id"]) for row in rows}
+    # After the rows: a tree without a run is found here the next time, a run without its tree would be half a run.
+    trees = await asyncio.to_thread(_forget_trees, state_directory(store) / "runs", known, ended_before.timestamp())
+    return {"items": pruned["items"], "runs": pruned["runs"], "events": pruned["events"], "trees": trees}
+
+
+def _forget_trees(folder: Path, known: set[str], before: float) -> int:
+    forgotten = 0
+    for tree in folder.iterdir() if folder.is_dir() else ():
+        # A run that is just being submitted has a folder, but a young one, before it has a row.
+        if tree.name not in known and tree.is_dir() and tree.stat().st_mtime < before:
+            shutil.rmtree(tree)
+            forgotten += 1
+    return forgotten
+
+
+async def _ask_file(request: Json) -> object:
+    from mnemosyne import _core
+
+    return await mailbox().call(lambda port, ticket: _core.file(port, ticket, request))
 
 
 async def read_journals(store: Path, run_id: str, subject: str) -> list[Json]:

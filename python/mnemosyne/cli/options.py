@@ -69,6 +69,8 @@ class Options(argparse.Namespace):
     faults: Path | None = None
     kill: int | None = None
     error_code: str | None = None
+    to: Path | None = None
+    older_than: int = 30
 
 
 class _Parser(argparse.ArgumentParser):
@@ -134,6 +136,7 @@ def _parser() -> _Parser:
     _run(verb("cancel", "runs:cancel", "cancel a run, also one of another process"))
     _demo(verb("demo", "demo:demo", "run the offline demo: no key, no network, no cost"), common)
     _explain(verb("explain", "explain:explain", "say what an error code means and what to do"))
+    _store(verb("store", "store:check", "look after the store: check, backup, prune"), common)
     return parser
 
 
@@ -229,6 +232,23 @@ def _demo(parser: _Parser, common: _Parser) -> None:
     serve.add_argument("--log", type=_path, metavar="FILE", help="append a JSON line per request")
     _faults(serve)
     serve.set_defaults(handler="mnemosyne.cli.demo:serve", command="mnemosyne demo serve")
+
+
+def _store(parser: _Parser, common: _Parser) -> None:
+    verbs = parser.add_subparsers(metavar="check|backup|prune", title="commands", required=True)
+
+    def verb(name: str, text: str) -> _Parser:
+        added = _strict(verbs.add_parser(name, parents=[common], help=text, description=_sentence(text)))
+        added.set_defaults(handler=f"mnemosyne.cli.store:{name}", command=f"mnemosyne store {name}")
+        return added
+
+    verb("check", "look at every page of the store and at what its rows promise")
+    backup = verb("backup", "copy the store, also while it is in use; nothing is overwritten")
+    backup.add_argument("to", type=_path, metavar="FILE", help="the copy")
+    prune = verb("prune", "forget runs and items that ended long ago, and give their space back")
+    prune.add_argument(
+        "--older-than", type=_whole(0, 36_500), metavar="DAYS", help="what ended so many days ago (default: 30)"
+    )
 
 
 def _faults(parser: _Parser) -> None:

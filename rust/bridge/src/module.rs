@@ -5,7 +5,7 @@ use crate::convert::{from_python, to_python};
 use crate::log::install;
 use crate::loop_thread::{AgentLoop, stop_at_exit};
 use crate::port::{Port, Reply};
-use crate::request::{OpenTree, OpenedTree, open_store, serve_store, serve_tree, try_send_work};
+use crate::request::{OpenTree, OpenedTree, open_store, serve_file, serve_store, serve_tree, try_send_work};
 use mnemosyne_core::{Problem, ProblemKind, error::codes};
 use mnemosyne_store::Store;
 use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning};
@@ -145,6 +145,14 @@ fn store(port: &Port, ticket: u64, path: PathBuf) -> PyResult<()> {
     Ok(())
 }
 
+/// Looks at a store's file, or copies it.
+#[pyfunction]
+fn file(port: &Port, ticket: u64, request: &Bound<'_, PyAny>) -> PyResult<()> {
+    let request = from_python(request)?;
+    port.channel.answer(runtime()?.handle(), ticket, serve_file(request));
+    Ok(())
+}
+
 /// Opens a tree of agents over the store of a handle, or in memory; answered with a `Handle`.
 #[pyfunction]
 #[pyo3(signature = (port, ticket, config, store))]
@@ -199,6 +207,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<AgentLoop>()?;
     module.add_class::<Handle>()?;
     module.add_function(wrap_pyfunction!(store, module)?)?;
+    module.add_function(wrap_pyfunction!(file, module)?)?;
     module.add_function(wrap_pyfunction!(metrics, module)?)?;
     module.add_function(wrap_pyfunction!(tree, module)?)?;
     #[cfg(feature = "bench")]

@@ -4,7 +4,7 @@ use crate::host::PythonHost;
 use crate::port::Reply;
 use mnemosyne_core::{Budget, Problem, ProblemKind, Run, RunState, WorkItem, error::codes};
 use mnemosyne_runtime::{AgentHandle, AgentSpec, RoleSpec, Tree, TreeConfig, WorkError};
-use mnemosyne_store::{EventQuery, MemoryStore, NewCommand, SqliteStore, Store};
+use mnemosyne_store::{EventQuery, MemoryStore, NewCommand, Prune, Pruned, SqliteStore, Store, sqlite};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -16,6 +16,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// A wait for events ends empty after this long.
 const WAIT: Duration = Duration::from_secs(2);
+
+/// Rows that one call of `prune` looks at: others wait for the writer no longer than for such a call.
+const PRUNED_AT_ONCE: u32 = 200;
 
 /// Verbs on a store.
 #[derive(Deserialize)]
@@ -34,6 +37,15 @@ pub(crate) enum StoreRequest {
     WaitItem { item: String },
     Events { since: u64, run: Option<String>, agent: Option<String>, limit: u32, wait: bool },
     Boot { boot: String },
+    Prune { ended_before: i64, runs: bool },
+}
+
+/// Verbs on a store's file, without a boot on it.
+#[derive(Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum FileRequest {
+    Check { path: PathBuf },
+    Backup { path: PathBuf, to: PathBuf },
 }
 
 /// Verbs on a tree.
@@ -166,11 +178,44 @@ async fn store_reply(store: &Arc<dyn Store>, request: StoreRequest) -> Result<Va
             wait_events(store, query, wait).await
         }
         StoreRequest::Boot { boot } => owner(store, Some(&boot)).await,
+        StoreRequest::Prune { ended_before, runs } => Ok(json!(prune(store, ended_before, runs).await?)),
     }
 }
 
 fn done(outcome: Result<(), Problem>) -> Result<Value, Problem> {
     outcome.map(|()| Value::Null)
+}
+
+/// Prunes to the end; what was pruned in all.
+async fn prune(store: &Arc<dyn Store>, ended_before: i64, runs: bool) -> Result<Pruned, Problem> {
+    let mut sum = Pruned::default();
+    while !sum.done {
+        let events_seen = sum.events_seen;
+        let once = store.prune(Prune { ended_before, runs, events_seen, limit: PRUNED_AT_ONCE }).await?;
+        sum = Pruned {
+            items: sum.items + once.items,
+            runs: sum.runs + once.runs,
+            events: sum.events + once.events,
+            ..once
+        };
+    }
+    Ok(sum)
+}
+
+/// Looks at a store's file, or copies it, on a thread that may wait for the disk.
+pub(crate) async fn serve_file(request: Value) -> Reply {
+    let request = match serde_json::from_value::<FileRequest>(request) {
+        Ok(request) => request,
+        Err(error) => return unreadable(&error),
+    };
+    let answer = tokio::task::spawn_blocking(move || match request {
+        FileRequest::Check { path } => sqlite::check(&path).map(|report| json!(report)),
+        FileRequest::Backup { path, to } => sqlite::backup(&path, &to).map(|bytes| json!({"bytes": bytes})),
+    });
+    match answer.await {
+        Ok(answer) => answer.map_or_else(Reply::from, Reply::Value),
+        Err(error) => Problem::new(ProblemKind::Store, codes::STORE_UNAVAILABLE, error.to_string()).into(),
+    }
 }
 
 fn no_run(run: &str) -> Problem {
@@ -203,9 +248,8 @@ async fn wait_events(store: &Arc<dyn Store>, query: EventQuery, wait: bool) -> R
 }
 
 async fn wait_item(store: &Arc<dyn Store>, item: &str) -> Result<Value, Problem> {
-    let mut changed = store.changed();
+    let mut ended = store.ended(item);
     loop {
-        changed.mark_unchanged();
         let Some(snapshot) = store.item(item).await? else {
             return Err(Problem::new(
                 ProblemKind::InvalidInput,
@@ -216,7 +260,10 @@ async fn wait_item(store: &Arc<dyn Store>, item: &str) -> Result<Value, Problem>
         if snapshot.item.state.is_terminal() {
             return Ok(json!(snapshot));
         }
-        let _ = tokio::time::timeout(LOOK_AGAIN, changed.changed()).await;
+        // Another process may end it too: of that nobody tells us.
+        if tokio::time::timeout(LOOK_AGAIN, &mut ended).await.is_ok() {
+            ended = store.ended(item);
+        }
     }
 }
 

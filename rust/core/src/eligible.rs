@@ -15,8 +15,8 @@ pub struct Candidate {
     pub kind: ItemKind,
     /// Who does it.
     pub role: AgentRole,
-    /// 0 to 10, 10 first.
-    pub priority: u8,
+    /// See [`rank`]; the lowest goes first.
+    pub rank: i64,
     /// Order of arrival.
     pub order: u64,
     /// Dependencies that are not done.
@@ -25,6 +25,15 @@ pub struct Candidate {
     pub file_scope: Vec<String>,
     /// Milliseconds; not before this time.
     pub not_before: Option<i64>,
+}
+
+/// What one step of priority is worth in milliseconds of waiting: priority 10 overtakes what came at most ten minutes
+/// earlier with priority 0, so nothing waits for ever behind what is more urgent.
+pub const PRIORITY_WORTH_MS: i64 = 60_000;
+
+/// The place of an item in its role's queue: when it came, less what its priority is worth.
+pub const fn rank(enqueued_at: i64, priority: u8) -> i64 {
+    enqueued_at.saturating_sub(priority as i64 * PRIORITY_WORTH_MS)
 }
 
 /// A file scope in use, or an acceptance under way.
@@ -41,7 +50,7 @@ pub struct Holding {
 }
 
 /// Picks the item that `role` should do next: dependencies done, not delayed, its file scope free, and at most one
-/// acceptance per run; then the highest priority, then the oldest.
+/// acceptance per run; then the lowest rank, then the oldest.
 pub fn eligible<'a>(
     candidates: &'a [Candidate],
     holdings: &[Holding],
@@ -54,7 +63,7 @@ pub fn eligible<'a>(
         .filter(|item| item.open_dependencies == 0)
         .filter(|item| item.not_before.is_none_or(|at| at <= now))
         .filter(|item| holdings.iter().all(|holding| !in_the_way(item, holding)))
-        .max_by_key(|item| (item.priority, std::cmp::Reverse(item.order)))
+        .min_by_key(|item| (item.rank, item.order))
 }
 
 /// A task holds its scope across its items and attempts, so it is never in its own way.
@@ -105,7 +114,7 @@ mod tests {
             task: Some(id.into()),
             kind: ItemKind::Optimize,
             role: AgentRole::Optimizer,
-            priority: 5,
+            rank: rank(0, 5),
             order: 0,
             open_dependencies: 0,
             file_scope: vec![],
@@ -126,9 +135,17 @@ mod tests {
     #[test]
     fn the_highest_priority_goes_first_and_then_the_oldest() {
         let low = Candidate { order: 1, ..candidate("low") };
-        let old = Candidate { priority: 9, order: 2, ..candidate("old") };
-        let new = Candidate { priority: 9, order: 3, ..candidate("new") };
+        let old = Candidate { rank: rank(0, 9), order: 2, ..candidate("old") };
+        let new = Candidate { rank: rank(0, 9), order: 3, ..candidate("new") };
         assert_eq!(pick(&[low, new, old], &[]), Some("old".into()));
+    }
+
+    #[test]
+    fn nothing_waits_for_ever_behind_what_is_more_urgent() {
+        let low = Candidate { rank: rank(0, 0), order: 1, ..candidate("low") };
+        let urgent = |at| Candidate { rank: rank(at, 10), order: 2, ..candidate("urgent") };
+        assert_eq!(pick(&[low.clone(), urgent(599_999)], &[]), Some("urgent".into()));
+        assert_eq!(pick(&[low, urgent(600_000)], &[]), Some("low".into()));
     }
 
     #[test]

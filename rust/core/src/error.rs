@@ -76,6 +76,16 @@ pub mod codes {
     pub const STORE_NEWER: Code = "MN-0204";
     /// The file is not a store of ours.
     pub const STORE_FOREIGN: Code = "MN-0206";
+    /// The store's file belongs to another user.
+    pub const STORE_NOT_YOURS: Code = "MN-0213";
+    /// A backup would overwrite something.
+    pub const BACKUP_EXISTS: Code = "MN-0214";
+    /// The store's file is damaged: it is read and not written.
+    pub const STORE_DAMAGED: Code = "MN-0215";
+    /// The store's file or file system is read-only: it is read and not written.
+    pub const STORE_READ_ONLY: Code = "MN-0216";
+    /// No space for the store.
+    pub const STORE_FULL: Code = "MN-0217";
     /// Python cannot be used.
     pub const PYTHON: Code = "MN-0209";
     /// A command of a run outlives the process that drove it.

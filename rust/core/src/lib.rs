@@ -20,7 +20,7 @@ pub mod window;
 pub mod work;
 
 pub use advance::{Advance, first_items, item_dead, next_items, retry_task};
-pub use eligible::{Candidate, Holding, eligible};
+pub use eligible::{Candidate, Holding, eligible, rank};
 pub use error::{Code, Problem, ProblemKind};
 pub use event::{Event, EventKind, NewEvent};
 pub use plan::{Acceptance, Plan, PlanError, PlanTask};

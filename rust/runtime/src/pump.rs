@@ -1,11 +1,12 @@
-//! What keeps the tree moving between commits: wakes the supervisors when the store changes, ticks them, and every
-//! 200 ms looks for commits and commands of other processes, and for runs whose time is used up.
+//! What keeps the tree moving between commits: wakes the supervisors when the store changes, ticks them, every 200 ms looks
+//! for commits and commands of other processes and for runs whose time is used up, and now and then forgets what ended long
+//! ago.
 
 use crate::health::{StoreHealth, StoreState};
 use crate::record::{Retry, TreeRecord, locked};
 use crate::role_supervisor::RoleMessage;
 use mnemosyne_core::{Problem, ProblemKind, RunState};
-use mnemosyne_store::NewCommand;
+use mnemosyne_store::{NewCommand, Prune, Pruned};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,6 +19,13 @@ const TICK: Duration = Duration::from_millis(250);
 const POLL: Duration = Duration::from_millis(200);
 /// Counting the queue reads it whole: at most this often, and only after a change.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
+
+/// Items without a run are kept so long after their end, with their history. Runs are kept until a person prunes them.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// What is older is looked for at the start and this often.
+const FORGET_EVERY: Duration = Duration::from_secs(3600);
+/// Rows that one write of it looks at; between two of them others have their turn.
+const FORGOTTEN_AT_ONCE: u32 = 200;
 
 /// The pump's tasks; they end with it.
 pub(crate) struct Pump(Vec<AbortHandle>);
@@ -34,25 +42,33 @@ impl Pump {
     pub(crate) fn start(tree: &Arc<TreeRecord>) -> Self {
         let wake = tokio::spawn(wake(tree.clone())).abort_handle();
         let poll = tokio::spawn(poll(tree.clone())).abort_handle();
-        Self(vec![wake, poll])
+        let forget = tokio::spawn(forget(tree.clone())).abort_handle();
+        Self(vec![wake, poll, forget])
     }
 }
 
 async fn wake(tree: Arc<TreeRecord>) {
-    let mut changed = tree.store.changed();
+    let mut ready = tree.store.ready();
+    let mut seen = *ready.borrow_and_update();
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watching = true;
     loop {
-        let message = tokio::select! {
-            answer = changed.changed(), if watching => {
+        tokio::select! {
+            answer = ready.changed(), if watching => {
                 watching = answer.is_ok();
-                || RoleMessage::Wake
+                let now = *ready.borrow_and_update();
+                // A claim costs a transaction: who has nothing new to find is not sent to look.
+                for role in tree.roles().filter(|role| now[role.role as usize] != seen[role.role as usize]) {
+                    role.send(RoleMessage::Wake);
+                }
+                seen = now;
             }
-            _ = tick.tick() => || RoleMessage::Tick,
-        };
-        for role in tree.roles() {
-            role.send(message());
+            _ = tick.tick() => {
+                for role in tree.roles() {
+                    role.send(RoleMessage::Tick);
+                }
+            }
         }
     }
 }
@@ -78,6 +94,21 @@ async fn poll(tree: Arc<TreeRecord>) {
             Ok(()) => StoreHealth { state: StoreState::Available, reason: None },
             Err(problem) => StoreHealth { state: StoreState::Unavailable, reason: Some(problem.message) },
         };
+    }
+}
+
+/// A store that is unavailable is tried again at the next turn.
+async fn forget(tree: Arc<TreeRecord>) {
+    let mut turn = interval(FORGET_EVERY);
+    turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turn.tick().await;
+        let kept = i64::try_from(KEPT.as_millis()).unwrap_or(i64::MAX);
+        let ended_before = tree.store.now().saturating_sub(kept);
+        let mut prune = Prune { ended_before, runs: false, events_seen: 0, limit: FORGOTTEN_AT_ONCE };
+        while let Ok(Pruned { done: false, events_seen, .. }) = tree.store.prune(prune).await {
+            prune.events_seen = events_seen;
+        }
     }
 }
 

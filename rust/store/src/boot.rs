@@ -68,7 +68,7 @@ pub fn state_directory(store: &Path) -> PathBuf {
 }
 
 /// Makes a directory, and what is above it, that only the user can read.
-pub(crate) fn make_private_directory(path: &Path) -> Result<(), Problem> {
+fn make_private_directory(path: &Path) -> Result<(), Problem> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| unavailable(path, &error.to_string()))
 }
 

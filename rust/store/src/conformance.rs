@@ -13,6 +13,7 @@ pub mod durability;
 pub mod fencing;
 pub mod journal;
 pub mod poison;
+pub mod retention;
 pub mod runs;
 
 use crate::Store;
@@ -286,6 +287,7 @@ macro_rules! conformance_tests {
                 ]
                 claiming: [
                     the_highest_priority_goes_first_and_then_the_oldest,
+                    nothing_waits_for_ever_behind_what_is_more_urgent,
                     a_role_gets_only_its_own_items,
                     a_claim_says_who_in_two_events,
                     a_claim_brings_its_run_its_task_and_the_joined_gate,
@@ -335,6 +337,8 @@ macro_rules! conformance_tests {
                     dur_3_events_have_no_gaps_under_64_submitters,
                     dur_3_the_watch_carries_the_last_sequence_after_the_commit,
                     dur_3_a_claim_that_finds_nothing_wakes_nobody,
+                    who_waits_for_an_item_is_told_of_its_end,
+                    a_role_that_may_have_got_work_is_named,
                     dur_3_events_say_when_in_utc_with_milliseconds,
                     dur_3_events_come_back_as_they_were_given,
                     dur_3_events_are_read_from_a_sequence_in_portions,
@@ -374,6 +378,13 @@ macro_rules! conformance_tests {
                     a_release_says_why_and_by_whom,
                     a_dead_item_of_a_task_fails_the_task,
                     an_item_that_is_given_up_has_its_problem,
+                ]
+                retention: [
+                    retention_forgets_what_ended_before_and_nothing_else,
+                    what_has_not_ended_is_never_forgotten,
+                    a_forgotten_item_takes_its_key_along,
+                    a_forgotten_run_takes_all_that_was_its_own,
+                    dur_3_the_sequence_of_a_forgotten_event_is_not_used_again,
                 ]
                 runs: [
                     a_run_goes_on_in_another_boot_after_death,
@@ -458,6 +469,7 @@ mod on_every_backend {
             include_str!("conformance/fencing.rs"),
             include_str!("conformance/journal.rs"),
             include_str!("conformance/poison.rs"),
+            include_str!("conformance/retention.rs"),
             include_str!("conformance/runs.rs"),
         ];
         for line in topics.iter().flat_map(|topic| topic.lines()) {

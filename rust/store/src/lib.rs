@@ -23,6 +23,7 @@ pub mod memory;
 mod rules;
 pub mod sqlite;
 pub mod types;
+mod waiting;
 
 /// For the tests of backends, also of those in other crates.
 #[cfg(any(test, feature = "conformance"))]
@@ -30,7 +31,7 @@ pub mod conformance;
 
 use async_trait::async_trait;
 use mnemosyne_core::{Attempt, Budget, Event, NewEvent, Problem, Run, RunState, Usage, WorkItem, WorkResult};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 pub use clock::{Clock, timestamp};
 pub use memory::MemoryStore;
@@ -53,6 +54,14 @@ pub trait Store: Send + Sync + 'static {
     /// Changes with every commit of this process; the value is the last event's sequence. What waits for work or events
     /// waits on it. (Commits of other processes show up through [`Store::poll_foreign`].)
     fn changed(&self) -> watch::Receiver<u64>;
+
+    /// Which roles may have got work by a commit of this process, or of another that [`Store::poll_foreign`] saw. What
+    /// becomes claimable by the passing of time shows up nowhere.
+    fn ready(&self) -> watch::Receiver<Ready>;
+
+    /// Told once a commit of this process has ended the item; never, if it had ended before. Who waits for an item asks
+    /// for this first and reads the item then.
+    fn ended(&self, item: &str) -> oneshot::Receiver<()>;
 
     /// Looks whether another process committed since the last call, and if so wakes the waiters of [`Store::changed`].
     async fn poll_foreign(&self) -> Result<bool, Problem>;
@@ -177,6 +186,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Items by state, for `health`.
     async fn queue(&self) -> Result<QueueCounts, Problem>;
+
+    /// Forgets what ended before a time, a little of it: items without a run, runs if asked for, with their journals,
+    /// artifacts, keys and events. To be called until it is `done`. What has not ended is kept, and so are the events of
+    /// runs that are kept; the sequences of those that are gone are not used again.
+    async fn prune(&self, prune: Prune) -> Result<Pruned, Problem>;
 
     /// Whether a boot is dead: its lock can be taken (FENCE-3).
     fn is_dead(&self, boot: &str) -> bool;

@@ -11,9 +11,10 @@ mod rows;
 
 use crate::clock::{Clock, system_clock};
 use crate::types::{
-    ClaimRequest, Claimed, Completion, EventQuery, FinishStep, ItemJournal, ItemSnapshot, NewCommand, QueueCounts,
-    Release, Released, Reserve, RunSnapshot, StartStep, StepRecord,
+    ClaimRequest, Claimed, Completion, EventQuery, FinishStep, ItemJournal, ItemSnapshot, NewCommand, Prune, Pruned,
+    QueueCounts, Ready, Release, Released, Reserve, RunSnapshot, StartStep, StepRecord,
 };
+use crate::waiting::Waiting;
 use crate::{Store, rules};
 use async_trait::async_trait;
 use mnemosyne_core::{ArtifactRef, Attempt, Budget, Event, NewEvent, Problem, Run, RunState, Usage, WorkItem};
@@ -21,7 +22,7 @@ use operations::Operation;
 use rows::{BootRow, Data};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// What all handles share.
 struct Shared {
@@ -29,6 +30,8 @@ struct Shared {
     data: Mutex<Data>,
     /// Told after the mutex is released, as a database tells after the commit.
     changed: watch::Sender<u64>,
+    ready: watch::Sender<Ready>,
+    waiting: Waiting,
 }
 
 /// A handle on a store in memory; one boot.
@@ -48,7 +51,12 @@ impl MemoryStore {
 
     /// An empty store on a clock of the caller.
     pub fn with_clock(clock: Clock) -> Self {
-        let shared = Shared { data: Mutex::new(Data::default()), changed: watch::Sender::new(0) };
+        let shared = Shared {
+            data: Mutex::new(Data::default()),
+            changed: watch::Sender::new(0),
+            ready: watch::Sender::default(),
+            waiting: Waiting::default(),
+        };
         Self::handle(Arc::new(shared), clock)
     }
 
@@ -91,9 +99,13 @@ impl MemoryStore {
                 row.commits += 1;
             }
             let last = data.last_sequence();
+            let over = |item: &String| data.items.get(item).is_none_or(|row| row.item.state.is_terminal());
+            let ended: Vec<String> = self.shared.waiting.items().into_iter().filter(over).collect();
             drop(data);
             // Told even where the number is the same: a commit without an event can make work claimable.
             self.shared.changed.send_replace(last);
+            self.shared.ready.send_modify(|counts| counts.iter_mut().for_each(|count| *count += 1));
+            self.shared.waiting.tell(&ended);
         }
         Ok(answer)
     }
@@ -123,6 +135,14 @@ impl Store for MemoryStore {
 
     fn changed(&self) -> watch::Receiver<u64> {
         self.shared.changed.subscribe()
+    }
+
+    fn ready(&self) -> watch::Receiver<Ready> {
+        self.shared.ready.subscribe()
+    }
+
+    fn ended(&self, item: &str) -> oneshot::Receiver<()> {
+        self.shared.waiting.wait_for(item)
     }
 
     async fn poll_foreign(&self) -> Result<bool, Problem> {
@@ -266,6 +286,10 @@ impl Store for MemoryStore {
 
     async fn queue(&self) -> Result<QueueCounts, Problem> {
         Ok(self.data().queue(&self.boot, (self.clock)()))
+    }
+
+    async fn prune(&self, prune: Prune) -> Result<Pruned, Problem> {
+        self.write(|operation| Ok(operation.prune(&prune)))
     }
 
     fn is_dead(&self, boot: &str) -> bool {

@@ -302,6 +302,37 @@ pub struct EventQuery {
     pub limit: u32,
 }
 
+/// How often a role may have got work, in the order of `AgentRole::ALL`: a role whose number moved has a reason to ask.
+pub type Ready = [u64; AgentRole::ALL.len()];
+
+/// What may be forgotten, and how much of it in one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prune {
+    /// Milliseconds since 1970: only what ended before.
+    pub ended_before: i64,
+    /// Also runs that are done, failed or cancelled; else only items without a run.
+    pub runs: bool,
+    /// The last event that was looked at: 0 at first, then what the call before gave back.
+    pub events_seen: u64,
+    /// Rows that are looked at in one call.
+    pub limit: u32,
+}
+
+/// What was forgotten.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Items without a run, with their journals, artifacts and keys.
+    pub items: u64,
+    /// Runs with all that belongs to them.
+    pub runs: u64,
+    /// Events of what is gone.
+    pub events: u64,
+    /// For the next call.
+    pub events_seen: u64,
+    /// Nothing is left to forget.
+    pub done: bool,
+}
+
 /// A command from another process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewCommand {

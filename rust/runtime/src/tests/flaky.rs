@@ -3,8 +3,8 @@
 use super::*;
 use mnemosyne_core::{ArtifactRef, Attempt, Problem, ProblemKind, Usage};
 use mnemosyne_store::{
-    ClaimRequest, Claimed, Completion, FinishStep, ItemJournal, ItemSnapshot, NewCommand, QueueCounts, Release,
-    Released, Reserve, RunSnapshot, StartStep, StepRecord,
+    ClaimRequest, Claimed, Completion, FinishStep, ItemJournal, ItemSnapshot, NewCommand, Prune, Pruned, QueueCounts,
+    Release, Released, Reserve, RunSnapshot, StartStep, StepRecord,
 };
 use tokio::sync::watch;
 
@@ -141,6 +141,15 @@ impl Store for Flaky {
     }
     async fn queue(&self) -> Result<QueueCounts, Problem> {
         self.inner.queue().await
+    }
+    fn ready(&self) -> watch::Receiver<mnemosyne_store::Ready> {
+        self.inner.ready()
+    }
+    fn ended(&self, item: &str) -> tokio::sync::oneshot::Receiver<()> {
+        self.inner.ended(item)
+    }
+    async fn prune(&self, prune: Prune) -> Result<Pruned, Problem> {
+        self.inner.prune(prune).await
     }
     fn is_dead(&self, boot: &str) -> bool {
         self.inner.is_dead(boot)

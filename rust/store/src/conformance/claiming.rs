@@ -18,6 +18,19 @@ pub async fn the_highest_priority_goes_first_and_then_the_oldest(world: World) {
     assert_eq!(world.next().await, None);
 }
 
+pub async fn nothing_waits_for_ever_behind_what_is_more_urgent(world: World) {
+    world.submit(WorkItem { priority: 0, ..own("patient") }).await;
+    world.pass(599_999);
+    world.submit(WorkItem { priority: 10, ..own("urgent") }).await;
+    world.pass(1);
+    world.submit(WorkItem { priority: 10, ..own("too late") }).await;
+    let mut order = Vec::new();
+    while let Some(id) = world.next().await {
+        order.push(id);
+    }
+    assert_eq!(order, ["urgent", "patient", "too late"]);
+}
+
 pub async fn a_role_gets_only_its_own_items(world: World) {
     world.submit(WorkItem { role: AgentRole::Reviewer, ..own("a") }).await;
     assert!(world.claim(AgentRole::Executor).await.is_none());

@@ -225,6 +225,43 @@ pub async fn dur_3_a_claim_that_finds_nothing_wakes_nobody(world: World) {
     assert!(!changed.has_changed().unwrap());
 }
 
+pub async fn who_waits_for_an_item_is_told_of_its_end(world: World) {
+    world.submit(own("a")).await;
+    world.submit(after("b", &["a"])).await;
+    let (mut first, mut second, twice) = (world.store.ended("a"), world.store.ended("b"), world.store.ended("a"));
+    let claimed = world.any().await.unwrap();
+    assert!(first.try_recv().is_err(), "it has only begun");
+    world.complete(&claimed).await;
+    first.await.unwrap();
+    twice.await.unwrap();
+    assert!(second.try_recv().is_err());
+    world.store.cancel_item("b", "no").await.unwrap();
+    second.await.unwrap();
+}
+
+pub async fn a_role_that_may_have_got_work_is_named(world: World) {
+    let executor = AgentRole::Executor as usize;
+    let mut ready = world.store.ready();
+    let mut seen = ready.borrow_and_update()[executor];
+    world.submit(own("a")).await;
+    world.submit(after("b", &["a"])).await;
+    for end in ["submitted", "released", "done"] {
+        // More than one commit may have been told of at once.
+        ready.changed().await.unwrap();
+        let now = ready.borrow_and_update()[executor];
+        assert!(now > seen, "{end}");
+        let claimed = world.claim(AgentRole::Executor).await.unwrap();
+        seen = ready.borrow_and_update()[executor];
+        match end {
+            "submitted" => {
+                world.release(&claimed, crate::ReleaseReason::Error, 1).await;
+            }
+            "released" => world.complete(&claimed).await,
+            _ => assert_eq!(claimed.item.work.id, "b"),
+        }
+    }
+}
+
 pub async fn dur_3_events_say_when_in_utc_with_milliseconds(world: World) {
     world.store.append_events(vec![NewEvent::new(EventKind::AgentStarted)]).await.unwrap();
     assert_eq!(world.all_events().await[0].at, "2026-11-22T10:11:12.345Z");

@@ -5,15 +5,16 @@ use crate::budget::{self, Account, Level};
 use crate::clock::timestamp;
 use crate::rules::{self, Holder, ParkedFor};
 use crate::types::{
-    Amount, ClaimRequest, Claimed, Completion, FinishStep, NewCommand, Release, ReleaseReason, Released, Reserve,
-    RunSnapshot, StartStep, StepRecord, StepState,
+    Amount, ClaimRequest, Claimed, Completion, FinishStep, NewCommand, Prune, Pruned, Release, ReleaseReason, Released,
+    Reserve, RunSnapshot, StartStep, StepRecord, StepState,
 };
 use mnemosyne_core::advance::{self, View};
 use mnemosyne_core::record::accepted_commands;
 use mnemosyne_core::{
     Advance, ArtifactRef, Budget, Candidate, Event, Holding, Item, ItemKind, ItemState, NewEvent, Problem, Run,
-    RunState, Task, TaskState, Usage, WorkItem, eligible, first_items, item_dead, next_items, retry_task,
+    RunState, Task, TaskState, Usage, WorkItem, eligible, first_items, item_dead, next_items, rank, retry_task,
 };
+use std::collections::BTreeSet;
 
 /// One write under the lock.
 pub(super) struct Operation<'a> {
@@ -425,6 +426,40 @@ impl Operation<'_> {
         taken
     }
 
+    /// Events stay: this store keeps the newest only.
+    pub(super) fn prune(&mut self, prune: &Prune) -> Pruned {
+        let over = |at: Option<i64>| at.is_some_and(|at| at < prune.ended_before);
+        let ended = self.data.items.values().filter(|row| row.item.run.is_none() && over(row.ended_at));
+        let items: BTreeSet<String> = ended.take(prune.limit as usize).map(|row| row.item.work.id.clone()).collect();
+        let ended = self.data.runs.values().filter(|row| row.run.state.is_terminal() && over(row.run.ended_at));
+        let run = ended.map(|row| row.run.id.clone()).next().filter(|_| prune.runs && items.is_empty());
+        let of_run = |row: &ItemRow| run.is_some() && row.item.run == run;
+        let mut gone = items.clone();
+        gone.extend(self.data.items.values().filter(|row| of_run(row)).map(|row| row.item.work.id.clone()));
+        self.forget(&gone, run.as_deref());
+        self.changed_nothing = gone.is_empty() && run.is_none();
+        Pruned {
+            items: items.len() as u64,
+            runs: u64::from(run.is_some()),
+            done: self.changed_nothing,
+            ..Pruned::default()
+        }
+    }
+
+    fn forget(&mut self, items: &BTreeSet<String>, run: Option<&str>) {
+        let data = &mut *self.data;
+        data.items.retain(|id, _| !items.contains(id));
+        data.item_order.retain(|id| !items.contains(id));
+        data.journal.retain(|(item, _), _| !items.contains(item));
+        data.artifacts.retain(|row| !items.contains(&row.item));
+        data.keys.retain(|(scope, _), id| !(*scope == "item" && items.contains(id) || run == Some(id.as_str())));
+        if let Some(run) = run {
+            data.runs.remove(run);
+            data.run_order.retain(|id| id != run);
+            data.commands.retain(|row| row.command.run != run);
+        }
+    }
+
     /// The one door: all that follows from one thing that happened, into rows.
     fn apply(&mut self, run: Option<&str>, item: Option<&str>, advance: Advance) {
         let Advance { item_state, items, tasks, attempts, phases, run: changed, artifacts, events } = advance;
@@ -432,6 +467,7 @@ impl Operation<'_> {
             && let Some(row) = self.data.items.get_mut(id)
         {
             row.item.state = state;
+            row.ended_at = state.is_terminal().then_some(self.now);
         }
         for new in items {
             self.insert_item(new, 0);
@@ -463,7 +499,7 @@ impl Operation<'_> {
         if let (true, Some(run)) = (ended, run) {
             for left in self.open_items(run) {
                 self.end_claim(&left);
-                self.set_state(&left, ItemState::Cancelled);
+                self.set_cancelled(&left);
             }
             self.pause_run(run);
         }
@@ -570,7 +606,7 @@ impl Operation<'_> {
                 task: row.item.task.clone(),
                 kind: row.item.kind,
                 role: row.item.work.role,
-                priority: row.item.work.priority,
+                rank: rank(row.enqueued_at, row.item.work.priority),
                 order: row.arrival,
                 open_dependencies: row.open_dependencies,
                 file_scope: row.item.work.file_scope.clone(),
@@ -609,17 +645,18 @@ impl Operation<'_> {
         }
     }
 
-    fn set_state(&mut self, id: &str, state: ItemState) {
+    fn set_cancelled(&mut self, id: &str) {
         if let Some(row) = self.data.items.get_mut(id) {
-            row.item.state = state;
+            row.item.state = ItemState::Cancelled;
+            row.ended_at = Some(self.now);
         }
     }
 
     /// Cancels one item that has not ended; its claim, if any, is fenced from here on.
     fn cancel_one(&mut self, id: &str, reason: &str) {
         let claim = self.end_claim(id);
+        self.set_cancelled(id);
         let Some(row) = self.data.items.get_mut(id) else { return };
-        row.item.state = ItemState::Cancelled;
         row.problem = Some(rules::cancelled(id, reason));
         let mut events = [rules::cancelled_event(&row.item, reason)];
         if let Some(claim) = claim {
@@ -653,7 +690,9 @@ impl Operation<'_> {
         let id = item.work.id.clone();
         let row = ItemRow {
             item,
-            arrival: self.data.item_order.len() as u64,
+            arrival: self.data.arrivals,
+            enqueued_at: self.now,
+            ended_at: None,
             open_dependencies,
             dependents: Vec::new(),
             not_before: None,
@@ -663,6 +702,7 @@ impl Operation<'_> {
             result: None,
             problem: None,
         };
+        self.data.arrivals += 1;
         self.data.item_order.push(id.clone());
         self.data.items.insert(id, row);
     }

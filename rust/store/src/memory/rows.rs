@@ -22,6 +22,8 @@ pub(super) struct Data {
     pub(super) items: HashMap<String, ItemRow>,
     /// Ids in the order of arrival.
     pub(super) item_order: Vec<String>,
+    /// Items that ever arrived.
+    pub(super) arrivals: u64,
     pub(super) journal: BTreeMap<(String, u32), Vec<StepRecord>>,
     pub(super) reservations: Vec<ReservationRow>,
     pub(super) artifacts: Vec<ArtifactRow>,
@@ -55,6 +57,9 @@ pub(super) struct ItemRow {
     pub(super) item: Item,
     /// Place in the order of arrival.
     pub(super) arrival: u64,
+    pub(super) enqueued_at: i64,
+    /// Once nothing more can happen to it.
+    pub(super) ended_at: Option<i64>,
     pub(super) open_dependencies: u32,
     pub(super) dependents: Vec<String>,
     pub(super) not_before: Option<i64>,

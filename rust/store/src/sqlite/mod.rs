@@ -3,11 +3,12 @@
 //! - `open`: is the file ours, and does SQLite do what we rely on.
 //! - `writer`: group commit; `write/`: one file per write, beside its SQL.
 //! - `reader`: reads, off tokio's threads; `rows`, `events`, `journals`: rows into records.
-//! - `failure`: SQLite's errors, in words.
+//! - `maintenance`: checks and backups; `failure`: SQLite's errors, in words.
 
 mod events;
 mod failure;
 mod journals;
+mod maintenance;
 mod open;
 mod reader;
 mod rows;
@@ -21,12 +22,15 @@ use crate::Store;
 use crate::boot::{self, Boot};
 use crate::clock::{Clock, system_clock};
 use crate::types::{
-    ClaimRequest, Claimed, Completion, EventQuery, FinishStep, ItemJournal, ItemSnapshot, NewCommand, QueueCounts,
-    Release, Released, Reserve, RunSnapshot, StartStep, StepRecord,
+    ClaimRequest, Claimed, Completion, EventQuery, FinishStep, ItemJournal, ItemSnapshot, NewCommand, Prune, Pruned,
+    QueueCounts, Ready, Release, Released, Reserve, RunSnapshot, StartStep, StepRecord,
 };
+use crate::waiting::Waiting;
 use async_trait::async_trait;
 use failure::Failure;
+pub use maintenance::{StoreReport, backup, check};
 use mnemosyne_core::{ArtifactRef, Attempt, Budget, Event, NewEvent, Problem, Run, RunState, Usage, WorkItem};
+use open::Access;
 use reader::{Read, Reader};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
@@ -44,9 +48,13 @@ pub struct SqliteStore {
     path: PathBuf,
     state_directory: PathBuf,
     changed: watch::Sender<u64>,
+    ready: watch::Sender<Ready>,
+    waiting: Waiting,
     /// What `PRAGMA data_version` was when another process's commits were last looked for.
     data_version: AtomicI64,
-    /// `None` only while the handle is dropped: the end of the channel ends the thread.
+    /// Why nothing is written to a file that can be read.
+    refusal: Option<Problem>,
+    /// `None` only while the handle is dropped: the end of the channel ends the thread. And where nothing is written.
     jobs: Option<Sender<Box<dyn Job>>>,
     /// As `jobs`.
     reads: Option<Sender<Read>>,
@@ -59,8 +67,9 @@ impl SqliteStore {
     /// Opens or makes the store at a path, on the wall clock.
     ///
     /// # Errors
-    /// `Store`: MN-0206 for a file that is not ours and MN-0204 for one of a newer version, both left untouched; MN-0203
-    /// for what cannot be opened or would not be safe.
+    /// `Store`: MN-0206 for a file that is not ours, MN-0204 for one of a newer version and MN-0213 for another user's, all
+    /// left untouched; MN-0203 for what cannot be opened or would not be safe. A file that is read-only (MN-0216) or was
+    /// found damaged after a death (MN-0215) is opened, and every write to it refused.
     pub fn open(path: &Path) -> Result<SqliteStore, Problem> {
         Self::with_clock(path, system_clock())
     }
@@ -70,20 +79,28 @@ impl SqliteStore {
     /// # Errors
     /// As [`SqliteStore::open`].
     pub fn with_clock(path: &Path, clock: Clock) -> Result<SqliteStore, Problem> {
-        let connection = open::writer(path)?;
         let state_directory = boot::state_directory(path);
+        match open::writer(path, &state_directory)? {
+            Access::Whole(connection) => Self::whole(path, clock, state_directory, connection),
+            Access::OnlyReads(refusal) => Self::only_reads(path, clock, state_directory, refusal),
+        }
+    }
+
+    fn whole(path: &Path, clock: Clock, state_directory: PathBuf, connection: Connection) -> Result<Self, Problem> {
         let boot = Boot::begin(&state_directory)?;
         let broken = |error| failure::broken(path, &error);
         let data_version = AtomicI64::new(open::pragma(&connection, "data_version").map_err(broken)?);
         let changed = watch::Sender::new(events::last_sequence(&connection).map_err(broken)?);
+        let (ready, waiting) = (watch::Sender::default(), Waiting::default());
         let (jobs, taken_jobs) = channel();
-        let (reads, taken_reads) = channel();
-        let reader = Reader { connection: open::reader(path)?, reads: taken_reads, path: path.to_owned() };
+        let (reads, reader) = start_reader(path, open::reader(path, true)?)?;
         let name = boot.id().to_owned();
         let writer = Writer {
             connection,
             jobs: taken_jobs,
             changed: changed.clone(),
+            ready: ready.clone(),
+            waiting: waiting.clone(),
             clock: clock.clone(),
             path: path.to_owned(),
             state_directory: state_directory.clone(),
@@ -97,14 +114,39 @@ impl SqliteStore {
             path: path.to_owned(),
             state_directory,
             changed,
+            ready,
+            waiting,
             data_version,
+            refusal: None,
             jobs: Some(jobs),
             reads: Some(reads),
-            reader: Some(spawn(path, "mnemosyne-read", move || reader.work())?),
+            reader: Some(reader),
             writer: Some(spawn(path, "mnemosyne-write", move || writer.work())?),
         };
         started.recv().map_err(|_| failure::closed(path))??;
         Ok(store)
+    }
+
+    /// No writer and no lock: a boot by name only.
+    fn only_reads(path: &Path, clock: Clock, state_directory: PathBuf, refusal: Problem) -> Result<Self, Problem> {
+        let connection = open::reader(path, false)?;
+        let last = events::last_sequence(&connection).map_err(|error| failure::broken(path, &error))?;
+        let (reads, reader) = start_reader(path, connection)?;
+        Ok(Self {
+            boot: boot::new_id()?,
+            clock,
+            path: path.to_owned(),
+            state_directory,
+            changed: watch::Sender::new(last),
+            ready: watch::Sender::default(),
+            waiting: Waiting::default(),
+            data_version: AtomicI64::new(0),
+            refusal: Some(refusal),
+            jobs: None,
+            reads: Some(reads),
+            reader: Some(reader),
+            writer: None,
+        })
     }
 
     async fn write<T, F>(&self, run: F) -> Result<T, Problem>
@@ -114,6 +156,9 @@ impl SqliteStore {
     {
         let (reply, answer) = oneshot::channel();
         let job: Box<dyn Job> = Box::new(Operation { run: Some(run), outcome: None, reply });
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
+        }
         let closed = || failure::closed(&self.path);
         self.jobs.as_ref().ok_or_else(closed)?.send(job).map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
@@ -151,6 +196,12 @@ fn queue_start(jobs: &Sender<Box<dyn Job>>) -> Receiver<Result<(), Problem>> {
     answer
 }
 
+fn start_reader(path: &Path, connection: Connection) -> Result<(Sender<Read>, JoinHandle<()>), Problem> {
+    let (reads, taken) = channel();
+    let reader = Reader { connection, reads: taken, path: path.to_owned() };
+    Ok((reads, spawn(path, "mnemosyne-read", move || reader.work())?))
+}
+
 fn spawn(path: &Path, name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Problem> {
     std::thread::Builder::new()
         .name(name.to_owned())
@@ -185,7 +236,18 @@ impl Store for SqliteStore {
         self.changed.subscribe()
     }
 
+    fn ready(&self) -> watch::Receiver<Ready> {
+        self.ready.subscribe()
+    }
+
+    fn ended(&self, item: &str) -> oneshot::Receiver<()> {
+        self.waiting.wait_for(item)
+    }
+
     async fn poll_foreign(&self) -> Result<bool, Problem> {
+        if self.refusal.is_some() {
+            return Ok(false); // what we cannot write nobody writes
+        }
         // On the writer's own connection the version moves only with the commits of others.
         let (version, last) = self
             .write(|write| {
@@ -195,6 +257,7 @@ impl Store for SqliteStore {
         let moved = self.data_version.swap(version, Ordering::Relaxed) != version;
         if moved {
             self.changed.send_replace(last);
+            self.ready.send_modify(|counts| counts.iter_mut().for_each(|count| *count += 1));
         }
         Ok(moved)
     }
@@ -346,6 +409,10 @@ impl Store for SqliteStore {
     async fn queue(&self) -> Result<QueueCounts, Problem> {
         let (boot, now) = (self.boot.clone(), self.now());
         self.read(move |connection| rows::queue(connection, &boot, now)).await
+    }
+
+    async fn prune(&self, prune: Prune) -> Result<Pruned, Problem> {
+        self.write(move |write| write::prune(write, &prune)).await
     }
 
     fn is_dead(&self, boot: &str) -> bool {

@@ -2,46 +2,97 @@
 //!
 //! A file that is not ours or that a newer version wrote is left untouched: it is looked at read-only before anything is
 //! written, and without the checkpoint that closing a database otherwise makes.
+//!
+//! A file that can only be read, or that is damaged, is opened all the same: what is in it is shown, and every write is
+//! refused with the reason.
 
 use super::failure::{Failure, broken};
 use mnemosyne_core::error::codes;
 use mnemosyne_core::{Problem, ProblemKind};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
-use std::fs::{File, OpenOptions, Permissions};
-use std::io::Read;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// `mnem`, in the header of the file.
 const APPLICATION_ID: i64 = 0x6d6e_656d;
 /// Applied in order; the number of those that were is the file's `user_version`.
-pub(crate) const MIGRATIONS: &[&str] =
-    &[include_str!("schema.sql"), include_str!("migration_parked.sql"), include_str!("migration_spending.sql")];
+pub(crate) const MIGRATIONS: &[&str] = &[
+    include_str!("schema.sql"),
+    include_str!("migration_parked.sql"),
+    include_str!("migration_spending.sql"),
+    include_str!("migration_rank_and_retention.sql"),
+];
+/// SQLite's page, in bytes.
+const PAGE: u64 = 4_096;
 /// How long one process waits for another's transaction.
 const BUSY: Duration = Duration::from_secs(10);
 /// All statements of this crate, prepared once per connection.
 const STATEMENTS: usize = 128;
 
-/// A connection for the writer: the file exists, is ours and has the newest schema.
-pub(crate) fn writer(path: &Path) -> Result<Connection, Problem> {
+/// What can be done with a store.
+pub(crate) enum Access {
+    /// Everything: the file exists, is ours, is sound and has the newest schema.
+    Whole(Connection),
+    /// It can be read, and this is why it is not written.
+    OnlyReads(Problem),
+}
+
+/// Opens the file for the writer.
+pub(crate) fn writer(path: &Path, state_directory: &Path) -> Result<Access, Problem> {
     look_before_touching(path)?;
-    make_file(path)?;
+    match make_file(path) {
+        Ok(()) => {}
+        Err(error) if may_be_read(path, &error) => return Ok(Access::OnlyReads(read_only(path, &error))),
+        Err(error) => return Err(unavailable(path, &error)),
+    }
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    let prepare = || -> Result<(), Failure> {
+    let prepare = || -> Result<Option<String>, Failure> {
+        give_pages_back(&connection)?;
         use_wal(&connection)?;
         set_pragmas(&connection)?;
-        migrate(&connection, path)
+        migrate(&connection, path)?;
+        if was_killed(&connection, state_directory)? { first_damage(&connection) } else { Ok(None) }
     };
-    prepare().map_err(|failure| failure.into_problem(path))?;
+    match prepare() {
+        Ok(None) => Ok(Access::Whole(connection)),
+        Ok(Some(damage)) => Ok(Access::OnlyReads(damaged(path, &damage))),
+        Err(failure) => Err(failure.into_problem(path)),
+    }
+}
+
+/// A connection for reads, beside a writer or where there can be none.
+pub(crate) fn reader(path: &Path, beside_a_writer: bool) -> Result<Connection, Problem> {
+    let connection =
+        if beside_a_writer { connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)? } else { connect_to_read(path)? };
+    connection.pragma_update(None, "query_only", true).map_err(|error| broken(path, &error))?;
     Ok(connection)
 }
 
-/// A connection for reads only.
-pub(crate) fn reader(path: &Path) -> Result<Connection, Problem> {
-    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    connection.pragma_update(None, "query_only", true).map_err(|error| broken(path, &error))?;
+/// A connection to a store that is there, which changes nothing in it: no checkpoint, no migration.
+pub(crate) fn to_look(path: &Path) -> Result<Connection, Problem> {
+    if let Err(error) = std::fs::metadata(path) {
+        return Err(unavailable(path, &error));
+    }
+    look_before_touching(path)?;
+    let connection = connect_to_read(path)?;
+    let known = || -> rusqlite::Result<i64> {
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        pragma(&connection, "user_version")
+    };
+    let version = known().map_err(|error| broken(path, &error))?;
+    if usize::try_from(version) != Ok(MIGRATIONS.len()) {
+        return Err(Problem::new(
+            ProblemKind::Store,
+            codes::STORE_UNAVAILABLE,
+            format!("the store {} has the schema of an older version", path.display()),
+        )
+        .because(format!("its schema is {version}, this version reads {}", MIGRATIONS.len()))
+        .hint("any command that works with it brings it up to date, such as: mnemosyne runs"));
+    }
     Ok(connection)
 }
 
@@ -55,12 +106,36 @@ fn connect(path: &Path, access: OpenFlags) -> Result<Connection, Problem> {
     open().map_err(|error| broken(path, &error))
 }
 
+/// Where nothing can be written there is no place for SQLite's lock file; there nobody else writes either, so no lock is
+/// needed. That holds as long as no log waits to be written back.
+fn connect_to_read(path: &Path) -> Result<Connection, Problem> {
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let barred = pragma(&connection, "schema_version").map_err(|error| error.sqlite_error_code());
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let has_log = std::fs::metadata(log).is_ok_and(|metadata| metadata.len() > 0);
+    if barred != Err(Some(ErrorCode::CannotOpen)) || has_log {
+        return Ok(connection);
+    }
+    let escaped: String = path.to_string_lossy().chars().fold(String::from("file:"), |mut uri, character| {
+        match character {
+            '?' | '#' | '%' => uri += &format!("%{:02x}", u32::from(character)),
+            _ => uri.push(character),
+        }
+        uri
+    });
+    connect(Path::new(&(escaped + "?immutable=1")), OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI)
+}
+
 fn look_before_touching(path: &Path) -> Result<(), Problem> {
     let mut magic = Vec::new();
     match File::open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(unavailable(path, &error)),
-        Ok(file) => file.take(16).read_to_end(&mut magic).map_err(|error| unavailable(path, &error))?,
+        Ok(file) => {
+            refuse_foreign_owner(path, &file)?;
+            file.take(16).read_to_end(&mut magic).map_err(|error| unavailable(path, &error))?
+        }
     };
     if magic.is_empty() {
         return Ok(());
@@ -68,7 +143,7 @@ fn look_before_touching(path: &Path) -> Result<(), Problem> {
     if magic != b"SQLite format 3\0" {
         return Err(foreign(path, "it is not a SQLite database"));
     }
-    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let connection = connect_to_read(path)?;
     let look = || -> rusqlite::Result<(i64, i64, i64)> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         let tables = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -82,23 +157,89 @@ fn look_before_touching(path: &Path) -> Result<(), Problem> {
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::NotADatabase) => {
             Err(foreign(path, "it is not a SQLite database"))
         }
+        // Somebody was cut off in the middle of a change, and to look would be to undo it. We change files in this way
+        // only while they are made, when they have one page.
+        Err(error) if is_half_changed(&error) => match std::fs::metadata(path) {
+            Ok(file) if file.len() <= PAGE => Ok(()),
+            _ => Err(foreign(path, "it is the database of another program, which was cut off in its work")),
+        },
         Err(error) => Err(broken(path, &error)),
     }
 }
 
+fn is_half_changed(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_READONLY_ROLLBACK)
+}
+
 /// Made before SQLite makes it: only the user may read it. SQLite gives its other files the same mode.
-fn make_file(path: &Path) -> Result<(), Problem> {
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        crate::boot::make_private_directory(parent)?;
+fn make_file(path: &Path) -> std::io::Result<()> {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(folder) = folder {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-    let file = file.map_err(|error| unavailable(path, &error))?;
-    let mode = file.metadata().map_err(|error| unavailable(path, &error))?.permissions().mode();
-    if mode & 0o077 != 0 {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.len() == 0 {
+        // A new name is on the disk once its folder is; SQLite does this for its own files only.
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    if metadata.permissions().mode() & 0o077 != 0 {
         // A backup that was copied back has the mode of the copy.
-        file.set_permissions(Permissions::from_mode(0o600)).map_err(|error| unavailable(path, &error))?;
+        file.set_permissions(Permissions::from_mode(0o600))?;
     }
     Ok(())
+}
+
+/// As the superuser one could open everybody's store, and leave files in it that its owner cannot use.
+fn refuse_foreign_owner(path: &Path, file: &File) -> Result<(), Problem> {
+    let owner = file.metadata().map_err(|error| unavailable(path, &error))?.uid();
+    // A process's own entry belongs to whom it acts for.
+    let Ok(own) = std::fs::metadata("/proc/self") else { return Ok(()) };
+    if own.uid() == owner {
+        return Ok(());
+    }
+    Err(Problem::new(
+        ProblemKind::Store,
+        codes::STORE_NOT_YOURS,
+        format!("the store {} belongs to another user", path.display()),
+    )
+    .because(format!("its owner is {owner}, and this process acts for {}; the file was not touched", own.uid()))
+    .hint("run the command as its owner, or choose another file with --store"))
+}
+
+fn may_be_read(path: &Path, error: &std::io::Error) -> bool {
+    let barred = matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied);
+    barred && File::open(path).is_ok_and(|file| file.metadata().is_ok_and(|metadata| metadata.len() > 0))
+}
+
+/// Pages of what is pruned can be given back later; this can be chosen only before the first table.
+fn give_pages_back(connection: &Connection) -> Result<(), Failure> {
+    if pragma(connection, "page_count")? != 0 {
+        return Ok(());
+    }
+    match connection.pragma_update(None, "auto_vacuum", "incremental") {
+        // Another process makes the same file at this moment, and chooses the same.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(()),
+        done => Ok(done?),
+    }
+}
+
+/// Whether a boot ended without a word since the store was last found sound.
+fn was_killed(connection: &Connection, state_directory: &Path) -> Result<bool, Failure> {
+    let open = super::rows::texts(connection, "SELECT id FROM boots WHERE ended_at IS NULL", [])?;
+    Ok(open.iter().any(|boot| crate::boot::is_dead(state_directory, boot)))
+}
+
+/// A killed process cannot damage the file, but a power cut on a disk that lies can. All but the comparison of indexes with
+/// their rows, which takes several times as long: `mnemosyne store check` makes it.
+fn first_damage(connection: &Connection) -> Result<Option<String>, Failure> {
+    let found = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    match found {
+        Ok(line) if line == "ok" => Ok(None),
+        Ok(line) => Ok(Some(line)),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => Ok(Some(error.to_string())),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// SQLite does not wait for the lock that this change needs, so two processes that make one store at once would meet.
@@ -188,7 +329,23 @@ fn foreign(path: &Path, reason: &str) -> Problem {
         .hint("choose another file with --store")
 }
 
-fn unavailable(path: &Path, error: &std::io::Error) -> Problem {
+fn read_only(path: &Path, error: &std::io::Error) -> Problem {
+    Problem::new(ProblemKind::Store, codes::STORE_READ_ONLY, format!("the store {} is read-only", path.display()))
+        .because(format!("{error}; what is in it can be read, nothing new is accepted"))
+        .hint("make the file and its folder writable, or choose another with --store")
+}
+
+/// What is wrong with a file that is ours.
+pub(crate) fn damaged(path: &Path, damage: &str) -> Problem {
+    Problem::new(ProblemKind::Store, codes::STORE_DAMAGED, format!("the store {} is damaged", path.display()))
+        .because(format!("{damage}; what can be read is shown, nothing new is accepted"))
+        .hint(format!(
+            "keep a copy of it; look with: mnemosyne store check --store {}; then put a backup in its place",
+            path.display()
+        ))
+}
+
+pub(crate) fn unavailable(path: &Path, error: &std::io::Error) -> Problem {
     Problem::new(ProblemKind::Store, codes::STORE_UNAVAILABLE, format!("the store {} cannot be opened", path.display()))
         .because(error.to_string())
         .hint("check that the path names a file that you may read and write, or choose another with --store")

@@ -226,7 +226,7 @@ fn a_full_disk_is_answered_to_everybody_and_the_store_goes_on() {
             .collect();
         for refused in many {
             let problem = refused.await.unwrap().unwrap_err();
-            assert_eq!(problem.code, "MN-0203");
+            assert_eq!(problem.code, "MN-0217");
             assert!(problem.reason.contains("full") && !problem.hint.is_empty(), "{problem}");
         }
         assert!(store.item("before").await.unwrap().is_some(), "reads go on");
@@ -307,6 +307,24 @@ fn a_claim_reads_by_index_however_many_items_there_are() {
         let sorts_all = index == "items_ready" && plan.contains("TEMP B-TREE");
         assert!(!plan.contains("SCAN items") && !sorts_all, "{plan}");
     }
+}
+
+#[test]
+fn only_the_role_that_may_have_got_work_is_sent_to_look() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("store.db")).unwrap();
+    block_on(async {
+        let mut ready = store.ready();
+        for round in 1..4 {
+            store.submit_item(own(&format!("i-{round}")), None).await.unwrap();
+            ready.changed().await.unwrap();
+            let mut expected = crate::Ready::default();
+            expected[AgentRole::Executor as usize] = round;
+            assert_eq!(*ready.borrow_and_update(), expected, "neither a claim nor an end makes work");
+            let claimed = store.claim(request(AgentRole::Executor, 1)).await.unwrap().unwrap();
+            store.complete(Completion::new(&claimed, good(claimed.item.kind))).await.unwrap();
+        }
+    });
 }
 
 #[test]

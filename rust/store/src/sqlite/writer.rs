@@ -8,11 +8,14 @@
 //! A commit that fails, say on a full disk, is answered to all of its group and changes nothing; the thread goes on.
 
 use super::failure::Failure;
-use super::write::Write;
+use super::write::{News, Write};
 use crate::boot::Boot;
 use crate::clock::Clock;
+use crate::types::Ready;
+use crate::waiting::Waiting;
 use mnemosyne_core::Problem;
 use rusqlite::Connection;
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 use tokio::sync::{oneshot, watch};
@@ -65,6 +68,8 @@ pub(crate) struct Writer {
     pub(crate) connection: Connection,
     pub(crate) jobs: Receiver<Box<dyn Job>>,
     pub(crate) changed: watch::Sender<u64>,
+    pub(crate) ready: watch::Sender<Ready>,
+    pub(crate) waiting: Waiting,
     pub(crate) clock: Clock,
     pub(crate) path: PathBuf,
     pub(crate) state_directory: PathBuf,
@@ -87,15 +92,31 @@ impl Writer {
             for job in group {
                 job.answer(committed.clone());
             }
-            if let Ok(Some(last)) = outcome {
+            if let Ok(Some((last, news))) = outcome {
                 // Told even where the number is the same: a commit without an event can make work claimable.
                 self.changed.send_replace(last);
+                self.tell(&news);
             }
         }
+        // If this fails, the next one looks whether the file is sound, as after a death.
+        let _ = self
+            .connection
+            .execute("UPDATE boots SET ended_at = ?2 WHERE id = ?1", rusqlite::params![self.boot.id(), (self.clock)()]);
     }
 
-    /// One transaction; the last sequence, if anything changed.
-    fn commit(&self, group: &mut [Box<dyn Job>]) -> Result<Option<u64>, Failure> {
+    fn tell(&self, news: &News) {
+        if news.ready.contains(&true) {
+            self.ready.send_modify(|counts| {
+                for (count, ready) in counts.iter_mut().zip(news.ready) {
+                    *count += u64::from(ready);
+                }
+            });
+        }
+        self.waiting.tell(&news.ended);
+    }
+
+    /// One transaction; the last sequence and the news, if anything changed.
+    fn commit(&self, group: &mut [Box<dyn Job>]) -> Result<Option<(u64, News)>, Failure> {
         let outcome = self.transaction(group);
         if outcome.is_err() && !self.connection.is_autocommit() {
             // Nothing more can be done about an error here: the next BEGIN will say so.
@@ -104,28 +125,29 @@ impl Writer {
         outcome
     }
 
-    fn transaction(&self, group: &mut [Box<dyn Job>]) -> Result<Option<u64>, Failure> {
+    fn transaction(&self, group: &mut [Box<dyn Job>]) -> Result<Option<(u64, News)>, Failure> {
         self.say("BEGIN IMMEDIATE")?;
-        let mut changed = false;
+        let (mut changed, news) = (false, RefCell::default());
         for job in group {
-            changed |= self.run(job.as_mut())?;
+            changed |= self.run(job.as_mut(), &news)?;
         }
         let last = if changed { Some(super::events::last_sequence(&self.connection)?) } else { None };
         self.say("COMMIT")?;
-        Ok(last)
+        Ok(last.map(|last| (last, news.into_inner())))
     }
 
     /// One operation in its savepoint; whether it changed anything.
-    fn run(&self, job: &mut dyn Job) -> Result<bool, Failure> {
+    fn run(&self, job: &mut dyn Job, news: &RefCell<News>) -> Result<bool, Failure> {
         let write = Write {
             connection: &self.connection,
             boot: self.boot.id(),
             now: (self.clock)(),
             path: &self.path,
             state_directory: &self.state_directory,
+            news,
         };
         self.say("SAVEPOINT operation")?;
-        let before = self.connection.total_changes();
+        let (before, ended) = (self.connection.total_changes(), news.borrow().ended.len());
         if let Err(problem) = job.run(&write) {
             if self.connection.is_autocommit() {
                 // SQLite undid the whole transaction (full disk, bad disk), so all of the group hear why.
@@ -133,6 +155,7 @@ impl Writer {
             }
             self.say("ROLLBACK TO operation")?;
             self.say("RELEASE operation")?;
+            news.borrow_mut().ended.truncate(ended);
             return Ok(false);
         }
         self.say("RELEASE operation")?;

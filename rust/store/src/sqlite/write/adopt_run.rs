@@ -33,7 +33,9 @@ pub(super) fn free(write: &Write<'_>, before: &Run, given: Option<Budget>) -> Re
     spending::forget_time(write, id)?;
     let running = "SELECT id FROM items WHERE run = ?1 AND state = 'running' ORDER BY arrival";
     for item in rows::texts(write.connection, running, [id])? {
-        claims::release_of_killed_run(write, &item)?;
+        // Nobody is charged: a person asked for the run to go on, and how often its process was killed says nothing about
+        // the item at hand. A run killed at any moment, any number of times, must still be finished.
+        claims::end_by_id(write, &item)?;
     }
     budget::check_resume(before, given, &open_accounts(write, id)?)?;
     spending::begin_run(write, id)?;

@@ -5,15 +5,27 @@ use crate::rules::{self, Holder};
 use crate::sqlite::failure::Failure;
 use crate::sqlite::{events, rows};
 use mnemosyne_core::advance::{PhaseChange, View};
-use mnemosyne_core::{Advance, Attempt, Item, ItemKind, NewEvent, Phase, Run, Task};
+use mnemosyne_core::{
+    Advance, Attempt, Item, ItemKind, ItemState, NewEvent, Phase, Problem, Run, Task, WorkResult, rank,
+};
 use rusqlite::params;
 use serde_json::Value;
 
 /// All that follows from one thing that happened: `item` is what it happened to, if its state changes.
 pub(crate) fn apply(write: &Write<'_>, run: Option<&str>, item: Option<&str>, advance: Advance) -> Result<(), Failure> {
     if let (Some(id), Some(state)) = (item, advance.item_state) {
-        write.execute("UPDATE items SET state = ?2 WHERE id = ?1", params![id, state.as_str()])?;
+        let ended_at = state.is_terminal().then_some(write.now);
+        let row = params![id, state.as_str(), ended_at];
+        write.execute("UPDATE items SET state = ?2, ended_at = ?3 WHERE id = ?1", row)?;
+        if state.is_terminal() {
+            write.has_ended(id);
+        }
     }
+    follow(write, run, item, advance)
+}
+
+/// What follows, once the item itself is written.
+fn follow(write: &Write<'_>, run: Option<&str>, item: Option<&str>, advance: Advance) -> Result<(), Failure> {
     for new in &advance.items {
         insert_item(write, new, 0)?;
     }
@@ -39,21 +51,41 @@ pub(crate) fn apply(write: &Write<'_>, run: Option<&str>, item: Option<&str>, ad
     }
 }
 
-/// Ends a claim for good. The agent's own events come first: the run's last event must stay its last.
+/// How a claim ends for good.
+pub(crate) enum Outcome<'a> {
+    Result(&'a WorkResult),
+    Problem(&'a Problem),
+}
+
+/// Ends a claim for good, in one update of its row. The agent's own events come first: the run's last event must stay its
+/// last.
 pub(crate) fn finish(
     write: &Write<'_>,
     item: &Item,
     holder: &Holder,
-    outcome: &str,
+    outcome: &Outcome<'_>,
     mut own_events: Vec<NewEvent>,
     mut advance: Advance,
 ) -> Result<(), Failure> {
     let id = &item.work.id;
-    claims::end(write, item, outcome)?;
+    let (result, problem, model_failures) = match outcome {
+        Outcome::Result(result) => (Some(serde_json::to_string(result)?), None, 0),
+        Outcome::Problem(problem) => (None, Some(serde_json::to_string(problem)?), item.model_failures),
+    };
+    let state = advance.item_state.unwrap_or(ItemState::Failed);
+    write.execute(
+        "UPDATE items SET state = ?2, ended_at = ?3, result = ?4, problem = ?5, model_failures = ?6, not_before = NULL,
+             boot = NULL, agent = NULL, generation = NULL, lease_until = NULL, progressed = 0
+         WHERE id = ?1",
+        params![id, state.as_str(), write.now, result, problem, model_failures],
+    )?;
+    write.has_ended(id);
+    write.may_open(item);
+    claims::forget(write, item, &holder.agent)?;
     rules::sign(&mut own_events, id, holder);
     rules::sign(&mut advance.events, id, holder);
     events::append(write, &own_events)?;
-    apply(write, item.run.as_deref(), Some(id), advance)
+    follow(write, item.run.as_deref(), Some(id), advance)
 }
 
 /// Calls a pure decision with the run as it stands.
@@ -78,9 +110,13 @@ pub(crate) fn with_view<T>(
 /// A new item, ready.
 pub(crate) fn insert_item(write: &Write<'_>, item: &Item, open_dependencies: usize) -> Result<(), Failure> {
     let holds = item.kind == ItemKind::Accept || !item.work.file_scope.is_empty();
+    if open_dependencies == 0 {
+        write.is_ready(item.work.role);
+    }
     write.execute(
-        "INSERT INTO items (id, run, task, kind, role, priority, state, open_dependencies, file_scope, holds, work)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'ready', ?7, ?8, ?9, ?10)",
+        "INSERT INTO items
+             (id, run, task, kind, role, priority, state, open_dependencies, file_scope, holds, work, rank)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'ready', ?7, ?8, ?9, ?10, ?11)",
         params![
             item.work.id,
             item.run,
@@ -92,6 +128,7 @@ pub(crate) fn insert_item(write: &Write<'_>, item: &Item, open_dependencies: usi
             serde_json::to_string(&item.work.file_scope)?,
             holds,
             serde_json::to_string(&item.work)?,
+            rank(write.now, item.work.priority),
         ],
     )?;
     Ok(())
@@ -99,6 +136,7 @@ pub(crate) fn insert_item(write: &Write<'_>, item: &Item, open_dependencies: usi
 
 /// A run whose record changed. A terminal one has an end.
 pub(crate) fn put_run(write: &Write<'_>, mut run: Run) -> Result<(), Failure> {
+    write.all_may_be_ready();
     if run.state.is_terminal() {
         run.ended_at = run.ended_at.or(Some(write.now));
     }
@@ -173,10 +211,9 @@ fn put_artifacts(write: &Write<'_>, run: &str, item: &str, artifacts: &[(String,
 fn cancel_what_is_left(write: &Write<'_>, run: &str) -> Result<(), Failure> {
     let open = "SELECT id FROM items WHERE run = ?1 AND state IN ('ready', 'running')";
     for id in rows::texts(write.connection, open, [run])? {
-        if let Some(row) = rows::item(write.connection, &id)? {
-            claims::end(write, &row.item, "run_ended")?;
-        }
-        write.execute("UPDATE items SET state = 'cancelled' WHERE id = ?1", [&id])?;
+        claims::end_by_id(write, &id)?;
+        write.execute("UPDATE items SET state = 'cancelled', ended_at = ?2 WHERE id = ?1", params![id, write.now])?;
+        write.has_ended(&id);
     }
     Ok(())
 }

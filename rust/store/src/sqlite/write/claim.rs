@@ -1,7 +1,7 @@
 //! The next item of a role is claimed: candidates by index, the core's pure `eligible`, one fenced update.
 
 use super::{Write, apply, claims, spending};
-use crate::rules::{self, Holder};
+use crate::rules;
 use crate::sqlite::failure::Failure;
 use crate::sqlite::{events, rows};
 use crate::types::{ClaimRequest, Claimed};
@@ -16,11 +16,10 @@ const FIRST_PAGE: usize = 4;
 pub(crate) fn claim(write: &Write<'_>, request: &ClaimRequest) -> Result<Option<Claimed>, Failure> {
     expire_leases(write)?;
     let Some(id) = pick(write, request)? else { return Ok(None) };
-    take(write, &id, request)?;
-    let row = rows::item(write.connection, &id)?.ok_or_else(|| rules::no_such_item(&id))?;
-    events::append(write, &rules::claim_events(&row.item, request))?;
-    spending::begin(write, &row.item, &request.agent)?;
-    with_run(write, row.item).map(Some)
+    let item = take(write, &id, request)?;
+    events::append(write, &rules::claim_events(&item, request))?;
+    spending::begin(write, &item, &request.agent)?;
+    with_run(write, item).map(Some)
 }
 
 /// Expired claims of what this boot may claim. The `+` keeps SQLite on the index of leases: to sort by arrival it would
@@ -31,19 +30,19 @@ pub(crate) const LATE: &str = "SELECT items.id FROM items LEFT JOIN runs ON runs
     ORDER BY +items.arrival";
 
 /// What may be claimed but for file scopes, best first.
-pub(crate) const CANDIDATES: &str = "SELECT items.id, items.run, task, kind, priority, items.arrival, file_scope
+pub(crate) const CANDIDATES: &str = "SELECT items.id, items.run, task, kind, rank, items.arrival, file_scope
     FROM items LEFT JOIN runs ON runs.id = items.run
     WHERE items.state = 'ready' AND open_dependencies = 0 AND role = ?1
       AND (not_before IS NULL OR not_before <= ?2)
       AND (items.run IS NULL OR (runs.boot = ?3 AND runs.state = 'running'))
-    ORDER BY priority DESC, items.arrival LIMIT ?4 OFFSET ?5";
+    ORDER BY rank, items.arrival LIMIT ?4 OFFSET ?5";
 
 /// Claims of nobody who renews: a crash, for the agent or its whole process is gone or stuck.
 fn expire_leases(write: &Write<'_>) -> Result<(), Failure> {
     for id in rows::texts(write.connection, LATE, params![write.now, write.boot])? {
-        let Some(row) = rows::item(write.connection, &id)? else { continue };
+        let Some(row) = rows::readable_item(write.connection, &id)? else { continue };
         let Some(holder) = row.holder.clone() else { continue };
-        claims::end(write, &row.item, "expired")?;
+        claims::end(write, &row.item)?;
         let mut said = [rules::failed_event(&row.item, rules::LEASE_EXPIRED, None)];
         rules::sign(&mut said, &id, &holder);
         events::append(write, &said)?;
@@ -85,7 +84,7 @@ fn candidates(write: &Write<'_>, request: &ClaimRequest, skip: usize, page: usiz
             task: row.get(2)?,
             kind: rows::name(row, 3)?,
             role: request.role,
-            priority: row.get(4)?,
+            rank: row.get(4)?,
             order: row.get(5)?,
             open_dependencies: 0,
             file_scope: rows::json(row, 6)?,
@@ -116,21 +115,19 @@ fn find_holdings(write: &Write<'_>) -> Result<Vec<Holding>, Failure> {
     Ok(holdings)
 }
 
-fn take(write: &Write<'_>, id: &str, request: &ClaimRequest) -> Result<(), Failure> {
-    let holder = Holder { boot: write.boot.to_owned(), agent: request.agent.clone(), generation: request.generation };
-    let mut update = write.connection.prepare_cached(
+fn take(write: &Write<'_>, id: &str, request: &ClaimRequest) -> Result<Item, Failure> {
+    let mut update = write.connection.prepare_cached(&format!(
         "UPDATE items SET state = 'running', epoch = epoch + 1, not_before = NULL, parked = NULL, boot = ?2, agent = ?3,
              generation = ?4, lease_until = ?5, progressed = 0
-         WHERE id = ?1 AND state = 'ready' RETURNING epoch",
-    )?;
+         WHERE id = ?1 AND state = 'ready' RETURNING {}",
+        rows::ITEM
+    ))?;
     let until = write.now.saturating_add(request.lease_ms);
-    let epoch: u64 =
-        update.query_row(params![id, holder.boot, holder.agent, holder.generation, until], |row| row.get(0))?;
-    write.execute(
-        "INSERT INTO claims (item, epoch, boot, agent, generation, claimed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        params![id, epoch, holder.boot, holder.agent, holder.generation, write.now],
-    )?;
-    Ok(())
+    let mut taken = update.query(params![id, write.boot, request.agent, request.generation, until])?;
+    match taken.next()? {
+        Some(row) => Ok(rows::read_item(row)?.item),
+        None => Err(rules::no_such_item(id).into()),
+    }
 }
 
 /// Adds the item's run and task; a task that was ready now runs.

@@ -18,8 +18,8 @@ pub(crate) fn claimed(write: &Write<'_>, id: &str, epoch: u64) -> Result<(ItemRo
     }
 }
 
-/// Ends the claim under way, if there is one, and leaves the item ready. `outcome` is for the history.
-pub(crate) fn end(write: &Write<'_>, item: &Item, outcome: &str) -> Result<(), Failure> {
+/// Ends the claim under way, if there is one, and leaves the item ready.
+pub(crate) fn end(write: &Write<'_>, item: &Item) -> Result<(), Failure> {
     let id = &item.work.id;
     let mut holding = write.connection.prepare_cached("SELECT agent FROM items WHERE id = ?1 AND state = 'running'")?;
     let Some(agent) = holding.query_row([id], |row| row.get::<_, String>(0)).optional()? else { return Ok(()) };
@@ -29,10 +29,22 @@ pub(crate) fn end(write: &Write<'_>, item: &Item, outcome: &str) -> Result<(), F
          WHERE id = ?1 AND state = 'running'",
         [id],
     )?;
-    write.execute(
-        "UPDATE claims SET ended_at = ?3, outcome = ?4 WHERE item = ?1 AND epoch = ?2",
-        params![id, item.epoch, write.now, outcome],
-    )?;
+    write.is_ready(item.work.role);
+    write.may_open(item);
+    forget(write, item, &agent)
+}
+
+/// Ends the claim under way of an item by its id.
+pub(crate) fn end_by_id(write: &Write<'_>, id: &str) -> Result<(), Failure> {
+    match rows::item(write.connection, id)? {
+        Some(row) => end(write, &row.item),
+        None => Ok(()),
+    }
+}
+
+/// What a claim left open in the journal and in the budget: nobody knows how it went.
+pub(crate) fn forget(write: &Write<'_>, item: &Item, agent: &str) -> Result<(), Failure> {
+    let id = &item.work.id;
     write.execute(
         "UPDATE journal SET state = 'unknown', ended_at = ?2 WHERE item = ?1 AND state = 'started'",
         params![id, write.now],
@@ -41,7 +53,7 @@ pub(crate) fn end(write: &Write<'_>, item: &Item, outcome: &str) -> Result<(), F
         "UPDATE usage SET state = 'unknown' WHERE item = ?1 AND state = 'open' RETURNING tokens, usd",
     )?;
     let left_open = update.query_map([id], rows::amount)?.collect::<rusqlite::Result<Vec<_>>>()?;
-    spending::end(write, item, &agent, &left_open)
+    spending::end(write, item, agent, &left_open)
 }
 
 /// Counts a crash of an item whose claim has ended; at the poison rule's limit the item is dead.
@@ -65,18 +77,11 @@ pub(crate) fn crash(write: &Write<'_>, mut row: ItemRow, holder: &Holder) -> Res
     Ok(Released::Dead)
 }
 
-/// A run goes on because a person asked for it, so nobody is charged: how often its process was killed says nothing about
-/// the item at hand, and a run killed at any moment, any number of times, must still be finished.
-pub(crate) fn release_of_killed_run(write: &Write<'_>, id: &str) -> Result<(), Failure> {
-    let Some(row) = rows::item(write.connection, id)? else { return Ok(()) };
-    end(write, &row.item, "dead_boot")
-}
-
 /// A killed process says nothing about an item that made progress: only a claim without one finished step counts.
 pub(crate) fn release_of_dead_boot(write: &Write<'_>, id: &str) -> Result<(), Failure> {
-    let Some(row) = rows::item(write.connection, id)? else { return Ok(()) };
+    let Some(row) = rows::readable_item(write.connection, id)? else { return Ok(()) };
     let Some(holder) = row.holder.clone() else { return Ok(()) };
-    end(write, &row.item, "dead_boot")?;
+    end(write, &row.item)?;
     if !row.progressed {
         crash(write, row, &holder)?;
     }
@@ -86,8 +91,9 @@ pub(crate) fn release_of_dead_boot(write: &Write<'_>, id: &str) -> Result<(), Fa
 /// Cancels one item that has not ended; its claim, if any, is fenced from here on.
 pub(crate) fn cancel(write: &Write<'_>, id: &str, reason: &str) -> Result<(), Failure> {
     let Some(row) = rows::item(write.connection, id)? else { return Ok(()) };
-    end(write, &row.item, "cancelled")?;
-    write.execute("UPDATE items SET state = 'cancelled' WHERE id = ?1", [id])?;
+    end(write, &row.item)?;
+    write.execute("UPDATE items SET state = 'cancelled', ended_at = ?2 WHERE id = ?1", params![id, write.now])?;
+    write.has_ended(id);
     set_problem(write, id, &rules::cancelled(id, reason))?;
     let mut events = [rules::cancelled_event(&row.item, reason)];
     if let Some(holder) = &row.holder {

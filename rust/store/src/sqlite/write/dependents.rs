@@ -9,11 +9,14 @@ use mnemosyne_core::ItemState;
 
 pub(crate) fn settle(write: &Write<'_>, id: &str, state: ItemState) -> Result<(), Failure> {
     if state == ItemState::Done {
-        write.execute(
+        let mut update = write.connection.prepare_cached(
             "UPDATE items SET open_dependencies = open_dependencies - 1
-             WHERE id IN (SELECT item FROM item_dependencies WHERE dependency = ?1)",
-            [id],
+             WHERE id IN (SELECT item FROM item_dependencies WHERE dependency = ?1) RETURNING role",
         )?;
+        let mut freed = update.query([id])?;
+        while let Some(row) = freed.next()? {
+            write.is_ready(rows::name(row, 0)?);
+        }
         return Ok(());
     }
     // A list, not a recursion: a chain may be longer than a stack is deep.

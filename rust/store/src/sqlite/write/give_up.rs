@@ -1,5 +1,6 @@
 //! An item ends for good without a result.
 
+use super::apply::Outcome;
 use super::{Write, apply, claims};
 use crate::sqlite::failure::Failure;
 use mnemosyne_core::{ItemState, NewEvent, Problem, item_dead};
@@ -15,6 +16,5 @@ pub(crate) fn give_up(
     let item = row.item;
     let advance =
         apply::with_view(write, item.run.as_deref(), |view| item_dead(view, &item, ItemState::Failed, problem))?;
-    claims::set_problem(write, id, problem)?;
-    apply::finish(write, &item, &holder, "given_up", events, advance)
+    apply::finish(write, &item, &holder, &Outcome::Problem(problem), events, advance)
 }

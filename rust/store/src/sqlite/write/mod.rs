@@ -17,6 +17,7 @@ mod finish_step;
 mod give_up;
 mod idempotency;
 mod out_of_time;
+mod prune;
 mod put_artifact;
 mod release;
 mod renew;
@@ -43,6 +44,7 @@ pub(crate) use complete::complete;
 pub(crate) use finish_step::finish_step;
 pub(crate) use give_up::give_up;
 pub(crate) use out_of_time::{out_of_time, time_is_due};
+pub(crate) use prune::prune;
 pub(crate) use put_artifact::put_artifact;
 pub(crate) use release::release;
 pub(crate) use renew::renew;
@@ -56,7 +58,9 @@ pub(crate) use submit_item::submit_item;
 pub(crate) use submit_run::submit_run;
 
 use super::failure::Failure;
+use mnemosyne_core::{AgentRole, Item};
 use rusqlite::{Connection, Params};
+use std::cell::RefCell;
 use std::path::Path;
 
 /// One operation inside the writer's transaction.
@@ -70,12 +74,42 @@ pub(crate) struct Write<'a> {
     pub(crate) path: &'a Path,
     /// Where the locks of boots are.
     pub(crate) state_directory: &'a Path,
+    /// Told to others once the transaction is committed.
+    pub(crate) news: &'a RefCell<News>,
+}
+
+/// What a transaction did that others wait for.
+#[derive(Default)]
+pub(crate) struct News {
+    /// Items that ended.
+    pub(crate) ended: Vec<String>,
+    /// By role: something may have become claimable.
+    pub(crate) ready: [bool; AgentRole::ALL.len()],
 }
 
 impl Write<'_> {
     /// Runs a statement; how many rows it changed.
     fn execute(&self, sql: &str, parameters: impl Params) -> Result<usize, Failure> {
         Ok(self.connection.prepare_cached(sql)?.execute(parameters)?)
+    }
+
+    fn has_ended(&self, item: &str) {
+        self.news.borrow_mut().ended.push(item.to_owned());
+    }
+
+    fn is_ready(&self, role: AgentRole) {
+        self.news.borrow_mut().ready[role as usize] = true;
+    }
+
+    /// An item of a run opens the way for others by its end, by its file scope and by its task; also for other roles.
+    fn may_open(&self, item: &Item) {
+        if item.run.is_some() || !item.work.file_scope.is_empty() {
+            self.all_may_be_ready();
+        }
+    }
+
+    fn all_may_be_ready(&self) {
+        self.news.borrow_mut().ready.fill(true);
     }
 
     fn is_dead(&self, boot: &str) -> bool {

@@ -11,7 +11,7 @@ pub(crate) fn release(write: &Write<'_>, release: Release) -> Result<Released, F
     let parked = ParkedFor::of(&release);
     let Release { item: id, epoch, reason, generation, delay_ms, error, class, events: mut said } = release;
     let (row, holder) = claims::claimed(write, &id, epoch)?;
-    claims::end(write, &row.item, outcome(reason))?;
+    claims::end(write, &row.item)?;
     let until = write.now.saturating_add(delay_ms);
     let why = parked.as_ref().map(serde_json::to_string).transpose()?;
     let model_failures = u32::from(reason == ReleaseReason::Model);
@@ -36,16 +36,5 @@ pub(crate) fn release(write: &Write<'_>, release: Release) -> Result<Released, F
         ReleaseReason::Error | ReleaseReason::Model | ReleaseReason::Parked | ReleaseReason::Innocent => {
             Ok(Released::Ready)
         }
-    }
-}
-
-/// For the history of claims.
-fn outcome(reason: ReleaseReason) -> &'static str {
-    match reason {
-        ReleaseReason::Error => "error",
-        ReleaseReason::Crash => "crash",
-        ReleaseReason::Model => "model",
-        ReleaseReason::Parked => "parked",
-        ReleaseReason::Innocent => "released",
     }
 }

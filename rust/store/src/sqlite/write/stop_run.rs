@@ -20,9 +20,7 @@ pub(crate) fn stop_run(write: &Write<'_>, id: &str, state: RunState, problem: &P
     apply::put_run(write, run)?;
     let running = "SELECT id FROM items WHERE run = ?1 AND state = 'running'";
     for item in rows::texts(write.connection, running, [id])? {
-        if let Some(row) = rows::item(write.connection, &item)? {
-            claims::end(write, &row.item, "stopped")?;
-        }
+        claims::end_by_id(write, &item)?;
     }
     spending::pause_run(write, id)?;
     events::append(write, &[event])
