@@ -143,6 +143,14 @@ bench-upcalls: build ## what one call of an agent's context costs, beside a plai
 soak-bridge: build ## 1,000,000 items through one bridge; nothing may be left behind
 	$(PYTHON) tests/bench/soak_bridge.py
 
+.PHONY: soak-supervision
+soak-supervision: build ## 10,000 restarts of agents under load; nothing may be lost, done twice or left behind
+	$(PYTHON) tests/bench/soak_supervision.py
+
+.PHONY: bench-supervision
+bench-supervision: build ## memory and time of idle agents, and how soon one works again after a crash
+	@$(PYTHON) tests/bench/supervision.py
+
 MEASURED_PYTHON ?= $(PYTHON)
 .PHONY: bench-bridge
 bench-bridge: $(VENV)/.tools ## the bridge beside asyncio and bare threads, from the release wheel; PYTHON=python3.12 for another one

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mnemosyne._core import Handle
 
-__all__ = ["AgentSpec", "ClaudeAgentBridge"]
+__all__ = ["AgentSpec", "ClaudeAgentBridge", "SupervisorSpec"]
 
 EVENTS_AT_A_TIME = 500
 
@@ -36,7 +36,9 @@ class AgentSpec:
         instances: How many; None is ``max_concurrent`` for roles that work on tasks, else 1.
         in_flight: Items at a time; more than 1 only for agents that are written for it.
         isolation: ``"thread"``: the agents share one loop thread.
-        restart: When an agent that ended is started again.
+        restart: When an agent that ended is started again: always, only after an error, never.
+        shutdown: What it gets before it is ended: seconds to finish what it holds, ``"infinity"``, or ``"kill"``.
+        limits: Of a process of its own: ``memory_mb``, ``cpu_seconds``.
         config: Given whole to every generation.
     """
 
@@ -45,13 +47,17 @@ class AgentSpec:
     in_flight: int = 1
     isolation: Literal["thread", "process"] = "thread"
     restart: Literal["permanent", "transient", "temporary"] = "permanent"
+    shutdown: float | Literal["kill", "infinity"] = 10.0
+    limits: Mapping[str, int] = field(default_factory=dict)
     config: Mapping[str, JsonValue] = field(default_factory=dict)
 
     def to_wire(self) -> dict[str, JsonValue]:
         """Return what Rust keeps; a class stays in Python, and Rust knows it by a key.
 
+        Rust judges the values, each key by itself, where the agent is added.
+
         Raises:
-            InvalidInput: A value that cannot be used (MN-0109).
+            InvalidInput: An isolation that is not available (MN-0109).
         """
         from mnemosyne import loop
 
@@ -62,8 +68,6 @@ class AgentSpec:
                 reason="this version runs agents on the loop thread only",
                 hint='use isolation="thread"',
             )
-        if self.in_flight < 1 or (self.instances is not None and self.instances < 1):
-            raise InvalidInput("instances and in_flight are at least 1", code="MN-0109")
         if isinstance(self.source, str):
             source: dict[str, JsonValue] = {"import": self.source}
         else:
@@ -73,8 +77,32 @@ class AgentSpec:
             "instances": self.instances,
             "in_flight": self.in_flight,
             "restart": self.restart,
+            "shutdown": self.shutdown,
+            "isolation": self.isolation,
+            "limits": dict(self.limits),
             "config": dict(self.config),
         }
+
+
+@dataclass
+class SupervisorSpec:
+    """How the supervisor of a role treats its agents, as data. Rust judges the values, each key by itself.
+
+    Attributes:
+        strategy: Who starts anew when an agent goes down: that one (``one_for_one``, ``pool``), all (``one_for_all``),
+            or that one and those that were started after it (``rest_for_one``). The agents of a pool are alike, can be
+            scaled, and are ended side by side; the others are ended one by one, the youngest first.
+        intensity: Restarts within ``period`` that are accepted; one more ends in quarantine.
+        period: Seconds.
+    """
+
+    strategy: Literal["one_for_one", "one_for_all", "rest_for_one", "pool"] = "pool"
+    intensity: int = 5
+    period: float = 300.0
+
+    def to_wire(self) -> dict[str, JsonValue]:
+        """Return what Rust keeps."""
+        return {"strategy": self.strategy, "intensity": self.intensity, "period": self.period}
 
 
 def as_spec(role: AgentRole, agent: AgentSpec | type | str | None) -> AgentSpec:

@@ -18,6 +18,7 @@ __all__ = [
     "AgentState",
     "ArtifactRef",
     "Budget",
+    "ChildSpec",
     "Event",
     "Evidence",
     "Limits",
@@ -26,6 +27,7 @@ __all__ = [
     "PlanTask",
     "Reservation",
     "RoleHealth",
+    "SupervisorView",
     "SystemHealth",
     "Usage",
     "WorkItem",
@@ -237,6 +239,32 @@ class RoleHealth(BaseModel):
     state: str
     reason: str | None = None
     agents: list[AgentHealth] = Field(default_factory=list)
+
+
+class ChildSpec(BaseModel):
+    """An agent as its supervisor keeps it, with every default; without its configuration, which may hold a secret."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: str
+    role: AgentRole
+    source: dict[str, str] = Field(
+        description="`import`: where the class is found; `registered`: a class of this process."
+    )
+    in_flight: int
+    restart: str
+    shutdown: float | str = Field(description='Seconds, "kill" or "infinity".')
+    isolation: str
+    limits: dict[str, int | None]
+
+
+class SupervisorView(BaseModel):
+    """A supervisor and its agents as data, in start order."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    supervisor: dict[str, JsonValue] = Field(description="`strategy`, `intensity`, and `period` in seconds.")
+    children: list[ChildSpec]
 
 
 class SystemHealth(BaseModel):

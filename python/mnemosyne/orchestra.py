@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self, cast
 
 from pydantic import JsonValue, SecretStr
 
-from mnemosyne.bridge import EVENTS_AT_A_TIME, AgentSpec, ClaudeAgentBridge, as_spec
+from mnemosyne.bridge import EVENTS_AT_A_TIME, AgentSpec, ClaudeAgentBridge, SupervisorSpec, as_spec
 from mnemosyne.config.secrets import resolve_api_key
 from mnemosyne.config.settings import check_base_url, default_store, state_directory
 from mnemosyne.errors import (
@@ -31,7 +31,7 @@ from mnemosyne.errors import (
     RunFailed,
 )
 from mnemosyne.mailbox import mailbox
-from mnemosyne.models import AgentRole, Budget, Event, Plan, SystemHealth, WorkItem, WorkResult
+from mnemosyne.models import AgentRole, Budget, Event, Plan, SupervisorView, SystemHealth, WorkItem, WorkResult
 
 if TYPE_CHECKING:
     from mnemosyne._core import Handle
@@ -58,7 +58,6 @@ Json = dict[str, JsonValue]
 
 GUARD_PATIENCE = 15.0
 """Seconds that a resume waits for the last child of the process before."""
-_DRAIN_SECONDS = 10.0  # what an orchestra that is left gives running items
 _ENDED = frozenset({"done", "failed", "cancelled", "interrupted", "budget"})
 _END_KINDS = frozenset({"run_completed", "run_failed", "run_cancelled", "run_interrupted", "budget_exceeded"})
 _EXIT_CODES = {"done": 0, "failed": 1, "cancelled": 1, "budget": 4}
@@ -75,6 +74,7 @@ class Orchestra:
         base_url: A server that speaks the Messages API; None is Anthropic's.
         api_key: The key; None is looked for in the environment.
         max_concurrent: Agents of each role that works on tasks.
+        supervisors: How agents of a role are restarted; a role without one gets a pool with 5 restarts in 300 s.
 
     Raises:
         MissingCredential: On entering: no key was found and one is needed (MN-0201).
@@ -90,10 +90,12 @@ class Orchestra:
         base_url: str | None = None,
         api_key: SecretStr | None = None,
         max_concurrent: int = 4,
+        supervisors: Mapping[AgentRole, SupervisorSpec] | None = None,
     ) -> None:
         if max_concurrent < 1:
             raise InvalidInput("max_concurrent is at least 1", code="MN-0115")
         self._store = (store or default_store()).expanduser().absolute()
+        self._supervisors = {AgentRole(role): spec for role, spec in (supervisors or {}).items()}
         self._specs = {AgentRole(role): spec for role, spec in (agents or {}).items()}
         named = base_url or (os.environ.get("ANTHROPIC_BASE_URL") if model != "demo" else None) or None
         # The run remembers it, so it is checked here and not where it is used (SECRET-1).
@@ -128,7 +130,7 @@ class Orchestra:
         if self._handle is None:
             return
         try:
-            await self.drain(0.0 if kind is not None else _DRAIN_SECONDS)
+            await self.drain(0.0 if kind is not None else None)
         finally:
             # Also where the store is gone or the drain was cancelled.
             try:
@@ -167,7 +169,9 @@ class Orchestra:
                 shared["api_key"] = loop.hide(key.get_secret_value())
         wire["config"] = {**shared, **own}
         default = 1 if role is AgentRole.ORCHESTRATOR else self._max_concurrent
-        return {"role": role.value, "instances": spec.instances or default, "spec": wire}
+        instances = default if spec.instances is None else spec.instances
+        supervisor = self._supervisors.get(role, SupervisorSpec()).to_wire()
+        return {"role": role.value, "instances": instances, "spec": wire, "supervisor": supervisor}
 
     async def submit(
         self,
@@ -281,6 +285,25 @@ class Orchestra:
         """Add an agent to a role of the running tree."""
         return await ClaudeAgentBridge._add(self._open_handle(), AgentRole(role), spec, None, owns_tree=False)
 
+    async def scale(self, role: AgentRole, instances: int) -> None:
+        """Make a role's pool as large as asked.
+
+        New agents are made like the first ones. The youngest are ended, side by side, each with the time of its own
+        specification, and are not kept. Agents that were added by hand are not counted.
+
+        Raises:
+            InvalidInput: The role's supervisor has another strategy than ``pool`` (MN-0361).
+            BridgeClosed: The orchestra drains.
+        """
+        if instances < 0:
+            raise InvalidInput(f"a pool cannot have {instances} agents", code="MN-0361")
+        await self._ask_tree({"op": "scale", "role": AgentRole(role).value, "instances": instances})
+
+    async def supervisors(self) -> dict[AgentRole, SupervisorView]:
+        """Return the supervisors and their agents as data, with every default spelled out; no configuration."""
+        views = cast(Json, await self._ask_tree({"op": "supervisors"}))
+        return {AgentRole(role): SupervisorView.model_validate(view) for role, view in views.items()}
+
     async def events(self, *, since: int = 0) -> AsyncIterator[Event]:
         """Yield every event of the store after ``since``, then live; ends with the orchestra."""
         handle = self._open_handle()
@@ -304,8 +327,12 @@ class Orchestra:
         """Return a snapshot of the whole tree; never blocks."""
         return SystemHealth.model_validate(self._open_handle().health())
 
-    async def drain(self, timeout: float = _DRAIN_SECONDS) -> bool:
+    async def drain(self, timeout: float | None = None) -> bool:
         """Stop claiming, let running items finish, cancel what is left; runs under way become interrupted.
+
+        Args:
+            timeout: Seconds that every agent gets; None: each has the ``shutdown`` of its own specification. The times
+                run side by side.
 
         Returns:
             Whether everything that ran finished by itself.

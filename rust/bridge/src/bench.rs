@@ -60,7 +60,7 @@ async fn drive(load: Load) -> Result<Reply, Problem> {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let host = PythonHost::launch(&Handle::current(), Arc::clone(&store), None).await.map_err(failed)?;
     let way = if load.supervised {
-        let roles = vec![RoleSpec { role: AgentRole::Executor, spec, instances: 1 }];
+        let roles = vec![RoleSpec::pool(AgentRole::Executor, spec, 1)];
         let tree = Tree::start(TreeConfig { store, roles, claims: false }).await?;
         host.serve(&tree);
         let agent = tree.agents().pop().ok_or_else(|| failed("the tree has no agent"))?;

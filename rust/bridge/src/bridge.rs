@@ -82,7 +82,7 @@ impl ClaudeAgentBridge {
         let runtime = Handle::current();
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let host = PythonHost::launch(&runtime, Arc::clone(&store), None).await.map_err(not_started)?;
-        let roles = vec![RoleSpec { role, spec, instances: 1 }];
+        let roles = vec![RoleSpec::pool(role, spec, 1)];
         let tree = Tree::start(TreeConfig { store: Arc::clone(&store), roles, claims: false })
             .await
             .map_err(BridgeError::Closed)?;
@@ -174,7 +174,7 @@ impl ClaudeAgentBridge {
 
     /// Stops the agent, giving what it does `timeout` to end. Idempotent.
     pub async fn shutdown(&self, timeout: Duration) {
-        self.inner.agent.shutdown(timeout).await;
+        self.inner.agent.shutdown(Some(timeout)).await;
         self.inner.tree.shutdown().await;
     }
 }

@@ -3,7 +3,7 @@
 use crate::host::PythonHost;
 use crate::port::Reply;
 use mnemosyne_core::{Budget, Problem, ProblemKind, Run, RunState, WorkItem, error::codes};
-use mnemosyne_runtime::{AgentHandle, AgentSpec, RoleSpec, Tree, TreeConfig, WorkError};
+use mnemosyne_runtime::{AgentHandle, AgentSpec, RoleSpec, SupervisorSpec, Tree, TreeConfig, WorkError};
 use mnemosyne_store::{EventQuery, MemoryStore, NewCommand, Prune, Pruned, SqliteStore, Store, sqlite};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -52,15 +52,17 @@ pub(crate) enum FileRequest {
 #[derive(Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum TreeRequest {
-    AddAgent { role: mnemosyne_core::AgentRole, spec: AgentSpec, agent_id: Option<String> },
+    AddAgent { role: mnemosyne_core::AgentRole, spec: Value, agent_id: Option<String> },
+    Scale { role: mnemosyne_core::AgentRole, instances: u32 },
+    Supervisors,
     SendWork(SendWork),
     RecordError { agent: String, error: String },
     Restart { agent: String, reason: String },
-    ShutdownAgent { agent: String, timeout: f64 },
+    ShutdownAgent { agent: String, timeout: Option<f64> },
     StopRun { run: String, state: RunState, problem: Problem },
     CancelRun { run: String, reason: String },
     CancelItem { item: String, reason: String },
-    Drain { seconds: f64 },
+    Drain { seconds: Option<f64> },
     Shutdown,
 }
 
@@ -99,7 +101,17 @@ pub(crate) struct OpenTree {
 struct OpenRole {
     role: mnemosyne_core::AgentRole,
     instances: u32,
-    spec: AgentSpec,
+    spec: Value,
+    #[serde(default)]
+    supervisor: Option<Value>,
+}
+
+impl OpenRole {
+    fn read(self) -> Result<RoleSpec, Problem> {
+        let spec = AgentSpec::read(self.spec)?;
+        let supervisor = self.supervisor.map_or(Ok(SupervisorSpec::default()), SupervisorSpec::read)?;
+        Ok(RoleSpec { role: self.role, spec, instances: self.instances, supervisor })
+    }
 }
 
 /// A tree, its store, and the host that keeps the loop thread alive.
@@ -123,9 +135,8 @@ impl OpenTree {
     pub(crate) async fn open(self, store: Option<Arc<dyn Store>>) -> Result<OpenedTree, Problem> {
         let directory = self.store.as_deref().map(mnemosyne_store::boot::state_directory);
         let store = store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
-        let roles =
-            self.roles.into_iter().map(|open| RoleSpec { role: open.role, spec: open.spec, instances: open.instances });
-        let config = TreeConfig { store: Arc::clone(&store), roles: roles.collect(), claims: self.claims };
+        let roles = self.roles.into_iter().map(OpenRole::read).collect::<Result<Vec<_>, Problem>>()?;
+        let config = TreeConfig { store: Arc::clone(&store), roles, claims: self.claims };
         let tree = Tree::start(config).await?;
         match PythonHost::launch(&tokio::runtime::Handle::current(), Arc::clone(&store), directory).await {
             Ok(host) => host.serve(&tree),
@@ -277,16 +288,24 @@ pub(crate) async fn serve_tree(tree: Tree, request: Value) -> Reply {
 async fn tree_reply(tree: &Tree, request: TreeRequest) -> Result<Reply, WorkError> {
     let value = match request {
         TreeRequest::AddAgent { role, spec, agent_id } => {
-            let handle = tree.add_agent(role, spec, agent_id).await.map_err(problem)?;
+            let handle = tree
+                .add_agent(role, AgentSpec::read(spec).map_err(|error| problem(error.into()))?, agent_id)
+                .await
+                .map_err(problem)?;
             json!({"agent_id": handle.agent_id(), "role": handle.role()})
         }
+        TreeRequest::Scale { role, instances } => {
+            tree.scale(role, instances).await.map_err(problem)?;
+            Value::Null
+        }
+        TreeRequest::Supervisors => json!(tree.supervisors()),
         TreeRequest::SendWork(SendWork { agent, item, timeout }) => {
             json!(find(tree, &agent)?.send_work(*item, timeout.map(duration)).await?)
         }
         TreeRequest::RecordError { agent, error } => json!(find(tree, &agent)?.record_error(error).await?),
         TreeRequest::Restart { agent, reason } => json!(find(tree, &agent)?.restart(reason).await?),
         TreeRequest::ShutdownAgent { agent, timeout } => {
-            find(tree, &agent)?.shutdown(duration(timeout)).await;
+            find(tree, &agent)?.shutdown(timeout.map(duration)).await;
             Value::Null
         }
         TreeRequest::StopRun { run, state, problem: why } => {
@@ -301,7 +320,7 @@ async fn tree_reply(tree: &Tree, request: TreeRequest) -> Result<Reply, WorkErro
             tree.cancel_item(&item, &reason).await.map_err(problem)?;
             Value::Null
         }
-        TreeRequest::Drain { seconds } => json!(tree.drain(duration(seconds)).await),
+        TreeRequest::Drain { seconds } => json!(tree.drain(seconds.map(duration)).await),
         TreeRequest::Shutdown => {
             tree.shutdown().await;
             Value::Null

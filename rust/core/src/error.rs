@@ -104,6 +104,8 @@ pub mod codes {
     pub const CLOSED: Code = "MN-0305";
     /// Another claim took over.
     pub const FENCED: Code = "MN-0306";
+    /// A role that cannot be scaled.
+    pub const NO_POOL: Code = "MN-0361";
     /// An item took its agent down three times.
     pub const POISON: Code = "MN-0308";
     /// A budget that a resume cannot go on with.

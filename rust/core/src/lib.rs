@@ -16,6 +16,7 @@ pub mod event;
 pub mod plan;
 pub mod record;
 pub mod state;
+pub mod supervision;
 pub mod window;
 pub mod work;
 
@@ -26,5 +27,6 @@ pub use event::{Event, EventKind, NewEvent};
 pub use plan::{Acceptance, Plan, PlanError, PlanTask};
 pub use record::{Attempt, Budget, Item, Limits, PhaseRecord, Run, RunOptions, Task};
 pub use state::{AgentRole, AgentState, ItemKind, ItemState, Phase, PhaseState, RunState, TaskState};
+pub use supervision::{Exit, Isolation, Restart, Shutdown, SpecError, Strategy, SupervisorSpec, WorkerLimits};
 pub use window::{Backoff, ErrorWindow, RestartDecision, RestartPolicy, Verdict};
 pub use work::{ArtifactRef, Usage, WorkItem, WorkResult};

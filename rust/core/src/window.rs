@@ -4,6 +4,7 @@
 //! **SUP-2**: the error window decides *that* an agent restarts; the restart window decides *whether it still may*.
 //! They are two types, and neither can be given to the other.
 
+use crate::supervision::SupervisorSpec;
 use std::collections::VecDeque;
 
 /// Errors that restart an agent.
@@ -95,15 +96,34 @@ pub enum RestartDecision {
     Quarantine,
 }
 
-/// Restarts of one agent across its generations.
-#[derive(Debug, Clone, Default)]
+/// Restarts of what restarts together, across generations: of one agent, or of a group.
+#[derive(Debug, Clone)]
 pub struct RestartPolicy {
+    intensity: usize,
+    period_ms: u64,
     restarts: VecDeque<u64>,
     started_at: Option<u64>,
-    total: u32,
+}
+
+impl From<&SupervisorSpec> for RestartPolicy {
+    fn from(spec: &SupervisorSpec) -> Self {
+        Self { intensity: spec.intensity as usize, period_ms: spec.period, restarts: VecDeque::new(), started_at: None }
+    }
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self::from(&SupervisorSpec::default())
+    }
 }
 
 impl RestartPolicy {
+    /// A person answers for it: earlier restarts are forgiven.
+    pub fn forgive(&mut self) {
+        self.restarts.clear();
+        self.started_at = None;
+    }
+
     /// The agent runs.
     pub fn started(&mut self, now: u64) {
         self.started_at = Some(now);
@@ -115,21 +135,15 @@ impl RestartPolicy {
         if self.started_at.take().is_some_and(|since| now.saturating_sub(since) >= HEALTHY_MS) {
             self.restarts.clear();
         }
-        while self.restarts.front().is_some_and(|at| now.saturating_sub(*at) > RESTART_WINDOW_MS) {
+        while self.restarts.front().is_some_and(|at| now.saturating_sub(*at) > self.period_ms) {
             self.restarts.pop_front();
         }
-        if self.restarts.len() >= RESTARTS_TO_QUARANTINE {
+        if self.restarts.len() >= self.intensity {
             return RestartDecision::Quarantine;
         }
         let delay_ms = Backoff::delay_ms(self.restarts.len(), jitter);
         self.restarts.push_back(now);
-        self.total += 1;
         RestartDecision::After { delay_ms }
-    }
-
-    /// Restarts in all, for people to read.
-    pub fn total(&self) -> u32 {
-        self.total
     }
 }
 

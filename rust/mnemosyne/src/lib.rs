@@ -12,11 +12,15 @@ mod orchestra;
 #[cfg(feature = "python")]
 pub mod python;
 
+pub use mnemosyne_core::Strategy;
 pub use mnemosyne_core::{
     AgentRole, Budget, Event, EventKind, Limits, NewEvent, Phase, Plan, Problem, ProblemKind, RunState, Usage,
     WorkItem, WorkResult,
 };
-pub use mnemosyne_runtime::{AgentHealth, AgentHost, AgentSource, AgentSpec, Restart, SystemHealth};
+pub use mnemosyne_runtime::{
+    AgentHandle, AgentHealth, AgentHost, AgentSource, AgentSpec, ChildSpec, Isolation, Restart, Shutdown,
+    SupervisorSpec, SupervisorView, SystemHealth, WorkerLimits,
+};
 pub use mnemosyne_store::{ItemSnapshot, RunSnapshot};
 pub use orchestra::{Orchestra, OrchestraBuilder, Run, RunRequest, Work};
 

@@ -2,7 +2,9 @@
 
 use mnemosyne_core::error::codes;
 use mnemosyne_core::{AgentRole, Budget, Event, Phase, Plan, Problem, ProblemKind, RunOptions, RunState, WorkItem};
-use mnemosyne_runtime::{AgentSpec, RoleSpec, SharedHost, SystemHealth, Tree, TreeConfig};
+use mnemosyne_runtime::{
+    AgentHandle, AgentSpec, RoleSpec, SharedHost, SupervisorSpec, SupervisorView, SystemHealth, Tree, TreeConfig,
+};
 use mnemosyne_store::{EventQuery, ItemSnapshot, RunSnapshot, SqliteStore, Store};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,6 +22,7 @@ const GUARD_PATIENCE: Duration = Duration::from_secs(15);
 pub struct OrchestraBuilder {
     store: Option<PathBuf>,
     agents: BTreeMap<AgentRole, AgentSpec>,
+    supervisors: BTreeMap<AgentRole, SupervisorSpec>,
     options: RunOptions,
     host: Option<SharedHost>,
 }
@@ -51,6 +54,13 @@ impl OrchestraBuilder {
     #[must_use]
     pub fn agent(mut self, role: AgentRole, spec: AgentSpec) -> Self {
         self.agents.insert(role, spec);
+        self
+    }
+
+    /// How the agents of a role are restarted; by default a pool with 5 restarts in 300 s.
+    #[must_use]
+    pub fn supervisor(mut self, role: AgentRole, spec: SupervisorSpec) -> Self {
+        self.supervisors.insert(role, spec);
         self
     }
 
@@ -94,7 +104,8 @@ impl OrchestraBuilder {
         let count = options.max_concurrent;
         let roles = agents.into_iter().map(|(role, spec)| {
             let instances = spec.instances.unwrap_or(if role == AgentRole::Orchestrator { 1 } else { count });
-            RoleSpec { role, spec, instances }
+            let supervisor = self.supervisors.get(&role).copied().unwrap_or_default();
+            RoleSpec { role, spec, instances, supervisor }
         });
         let config = TreeConfig { store: Arc::clone(&store), roles: roles.collect(), claims: true };
         let tree = Tree::start(config).await?;
@@ -289,6 +300,32 @@ impl Orchestra {
         self.tree.health()
     }
 
+    /// The supervisors and their agents as data, defaults included.
+    pub fn supervisors(&self) -> BTreeMap<AgentRole, SupervisorView> {
+        self.tree.supervisors()
+    }
+
+    /// Every agent, in start order: to send it work, restart it, or end it.
+    pub fn agents(&self) -> Vec<AgentHandle> {
+        self.tree.agents()
+    }
+
+    /// Adds an agent to a role; it starts at once if a host is attached.
+    ///
+    /// # Errors
+    /// A specification that cannot be used, or a tree that drains.
+    pub async fn add_agent(&self, role: AgentRole, spec: AgentSpec) -> Result<AgentHandle, Problem> {
+        self.tree.add_agent(role, spec, None).await
+    }
+
+    /// Makes a role's pool as large as asked; the youngest are ended first, and are not kept.
+    ///
+    /// # Errors
+    /// The role is no pool, or the tree drains.
+    pub async fn scale(&self, role: AgentRole, instances: u32) -> Result<(), Problem> {
+        self.tree.scale(role, instances).await
+    }
+
     /// Attaches a host at once or later; degraded roles recover (DOWN-1).
     pub fn register_bridge(&self, host: SharedHost) {
         self.tree.register_bridge(host);
@@ -296,7 +333,7 @@ impl Orchestra {
 
     /// Stops claiming, lets running items finish for so long, then stops the tree. Runs stay resumable.
     pub async fn shutdown(self, patience: Duration) {
-        self.tree.drain(patience).await;
+        self.tree.drain(Some(patience)).await;
         self.tree.shutdown().await;
     }
 }

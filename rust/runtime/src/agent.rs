@@ -18,7 +18,7 @@ use crate::host::{AgentStart, Assignment, HostError, SharedHost, Work, WorkKey};
 use crate::record::{AgentRecord, Book, RoleRecord, TreeRecord, clip};
 use crate::role_supervisor::RoleMessage;
 use crate::settle::{End, Verdict, settle};
-use mnemosyne_core::{AgentState, ErrorWindow, EventKind, NewEvent, WorkItem, WorkResult};
+use mnemosyne_core::{AgentState, ErrorWindow, EventKind, NewEvent, Shutdown, WorkItem, WorkResult};
 use mnemosyne_store::Claimed;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::collections::BTreeMap;
@@ -109,6 +109,12 @@ pub(crate) enum AgentMessage {
     CancelAll {
         reason: String,
     },
+    /// Take no more work, and stop when none is left.
+    WindDown(Shutdown),
+    /// The time for that is up; `last`: also the time for what was cancelled then.
+    TimeUp {
+        last: bool,
+    },
     RecordError {
         error: String,
         reply: oneshot::Sender<AgentHealth>,
@@ -163,6 +169,8 @@ impl Actor for AgentActor {
             AgentMessage::Cancel { key, ending, reason } => life.cancel(key, ending, &reason),
             AgentMessage::CancelRun { run, reason } => life.cancel_run(&run, &reason),
             AgentMessage::CancelAll { reason } => life.cancel_all(&reason),
+            AgentMessage::WindDown(shutdown) => life.wind_down(shutdown),
+            AgentMessage::TimeUp { last } => life.time_up(last),
             AgentMessage::RecordError { error, reply } => life.record_error(&error, reply),
             AgentMessage::Settled(settled) => life.settled(settled),
         }
@@ -204,6 +212,10 @@ pub(crate) struct Life {
     /// A start is under way: another probe need not begin one.
     start_under_way: bool,
     probe_timer: Option<Timer>,
+    /// It takes no more work, and stops when it holds none.
+    winding_down: bool,
+    /// When what it holds is cancelled, then when it stops all the same.
+    shutdown_timer: Option<Timer>,
 }
 
 impl Life {
@@ -225,6 +237,8 @@ impl Life {
             attempt: 0,
             start_under_way: false,
             probe_timer: None,
+            winding_down: false,
+            shutdown_timer: None,
         }
     }
 
@@ -575,10 +589,36 @@ impl Life {
         self.myself.stop(Some(reason.to_owned()));
     }
 
+    /// Lets what it holds finish for as long as the shutdown says; then cancels it, and waits for its end to be stored.
+    fn wind_down(&mut self, shutdown: Shutdown) {
+        self.winding_down = true;
+        match shutdown {
+            Shutdown::Kill => return self.myself.kill(), // what it holds is cancelled as its state is dropped
+            Shutdown::Within(milliseconds) => {
+                let time = Duration::from_millis(milliseconds);
+                self.shutdown_timer = Some(self.timer(time, AgentMessage::TimeUp { last: false }));
+            }
+            Shutdown::Infinity => self.shutdown_timer = None,
+        }
+        self.refresh();
+    }
+
+    fn time_up(&mut self, last: bool) {
+        if last {
+            return self.myself.stop(None); // the store does not answer: its claims are swept
+        }
+        self.cancel_all("the agent is shutting down");
+        let grace = GRACE + Duration::from_secs(1);
+        self.shutdown_timer = Some(self.timer(grace, AgentMessage::TimeUp { last: true }));
+    }
+
     fn refresh(&self) {
+        let idle = self.jobs.is_empty() && self.settling == 0;
         if self.stage == Stage::Ready {
-            let idle = self.jobs.is_empty() && self.settling == 0;
             self.book(|book| book.state = if idle { AgentState::Idle } else { AgentState::Busy });
+        }
+        if idle && self.winding_down {
+            self.myself.stop(None);
         }
     }
 

@@ -76,6 +76,11 @@ impl Custody {
         working.filter(|(_, entry)| entry.claim.item == item).map(|(key, _)| *key).next()
     }
 
+    /// Whether no claim is left to be ended.
+    pub(crate) fn is_empty(&self) -> bool {
+        locked(&self.entries).is_empty()
+    }
+
     /// Takes what nobody works on any more: orphans, and claims up to generation `over`.
     pub(crate) fn sweep(self: &Arc<Self>, over: u64) -> Vec<Settlement> {
         let lost: Vec<WorkKey> = locked(&self.entries)

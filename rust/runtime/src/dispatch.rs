@@ -69,7 +69,7 @@ impl Supervisor {
         if slot.claiming || slot.record.is_closing() || slot.open().is_none() {
             return false;
         }
-        let Ok(place) = slot.record.places.clone().try_acquire_owned() else { return false };
+        let Ok(place) = slot.record.places().try_acquire_owned() else { return false };
         slot.claiming = true;
         self.asking += 1;
         let record = slot.record.clone();
@@ -174,6 +174,7 @@ impl Supervisor {
             self.renew(index);
             self.expire_waiting(index);
         }
+        self.forget_ended();
         self.pull(1);
     }
 

@@ -5,7 +5,7 @@ use crate::agent::{Ending, GRACE, Job, Load};
 use crate::dispatch::deadline_after;
 use crate::finish::{closed, lost, timeout_problem};
 use crate::health::AgentHealth;
-use crate::host::{HostError, WorkKey};
+use crate::host::{AgentSpec, HostError, Shutdown, WorkKey};
 use crate::record::{AgentRecord, DIRECT_LIMIT, RoleRecord, TreeRecord, clip};
 use crate::role_supervisor::RoleMessage;
 use mnemosyne_core::error::codes;
@@ -120,7 +120,7 @@ impl AgentHandle {
     /// [`WorkError::Agent`] when the agent raised; `Timeout`, `Unavailable`, `Closed`.
     pub async fn send_work(&self, item: WorkItem, timeout: Option<Duration>) -> Result<WorkResult, WorkError> {
         let deadline = deadline(&item, timeout);
-        let place = match timeout_at(deadline, self.record.places.clone().acquire_owned()).await {
+        let place = match timeout_at(deadline, self.record.places().acquire_owned()).await {
             Ok(Ok(place)) => place,
             Ok(Err(_)) => return Err(closed().into()),
             Err(_) => return Err(timeout_problem(&item).into()),
@@ -143,7 +143,7 @@ impl AgentHandle {
         timeout: Option<Duration>,
     ) -> Result<BoxFuture<'static, Result<WorkResult, WorkError>>, WorkError> {
         let deadline = deadline(&item, timeout);
-        let place = at_once(&self.record.places, || format!("the agent {} has no free place", self.agent_id()))?;
+        let place = at_once(&self.record.places(), || format!("the agent {} has no free place", self.agent_id()))?;
         let room = at_once(&self.tree.room, || format!("the tree holds {DIRECT_LIMIT} pieces of direct work"))?;
         Ok(Box::pin(self.dispatch(item, place, room, deadline)?))
     }
@@ -193,10 +193,11 @@ impl AgentHandle {
         answer.await.map_err(|_| self.out_of_reach())
     }
 
-    /// Starts the agent anew, with the next generation; releases it from quarantine. Not counted as a failure.
+    /// Starts the agent anew, with the next generation; releases it from quarantine, and starts one that was shut down once
+    /// more. Not counted as a failure.
     ///
     /// # Errors
-    /// `Closed` after a shutdown.
+    /// `Closed` where it is just being shut down, is not kept any more, or the tree drains.
     pub async fn restart(&self, reason: String) -> Result<AgentHealth, WorkError> {
         let (reply, answer) = oneshot::channel();
         let agent_id = self.record.agent_id.clone();
@@ -209,33 +210,72 @@ impl AgentHandle {
         if stopped || self.tree.is_draining() { closed().into() } else { unavailable(&self.record) }
     }
 
-    /// Takes no more work, lets what runs finish for so long, cancels the rest, and ends the agent for good. Idempotent.
-    pub async fn shutdown(&self, patience: Duration) {
+    /// Takes no more work, lets what runs finish for so long (`None`: as its specification says), cancels the rest, and
+    /// ends the agent. It is kept, and a restart starts it once more. Idempotent.
+    pub async fn shutdown(&self, patience: Option<Duration>) {
+        let patience =
+            patience.map(|patience| Shutdown::Within(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX)));
+        self.end(patience.unwrap_or(self.record.spec.shutdown), false).await;
+    }
+
+    /// As [`AgentHandle::shutdown`] by its specification; it is not kept.
+    pub(crate) async fn remove(&self) {
+        self.end(self.record.spec.shutdown, true).await;
+    }
+
+    /// Ends the actor at once; what it still holds is cancelled and released without a charge.
+    pub(crate) async fn stop(&self) {
+        self.end(Shutdown::Kill, false).await;
+    }
+
+    async fn end(&self, shutdown: Shutdown, forget: bool) {
         self.record.closing.store(true, Ordering::SeqCst);
-        if timeout(patience, self.all_free()).await.is_err() {
-            self.cancel_all("the agent is shutting down");
-            let _ = timeout(GRACE + Duration::from_secs(1), self.all_free()).await;
+        let (reply, answer) = oneshot::channel();
+        let agent_id = self.record.agent_id.clone();
+        self.role.send(RoleMessage::StopAgent { agent_id, shutdown, forget, reply });
+        let _ = answer.await;
+    }
+
+    /// Lets what runs finish, cancels what does not; `true` if nothing had to be cancelled. The actor lives on.
+    pub(crate) async fn drain(&self, patience: Option<Duration>) -> bool {
+        let patience = patience.or(match self.record.spec.shutdown {
+            Shutdown::Kill => Some(Duration::ZERO),
+            Shutdown::Within(milliseconds) => Some(Duration::from_millis(milliseconds)),
+            Shutdown::Infinity => None,
+        });
+        let Some(patience) = patience else {
+            self.all_free().await;
+            return true;
+        };
+        if timeout(patience, self.all_free()).await.is_ok() {
+            return true;
         }
-        self.stop().await;
+        self.cancel_all("the tree is draining");
+        // What does not stop is abandoned after its grace, which frees its place.
+        let _ = timeout(GRACE + Duration::from_secs(1), self.all_free()).await;
+        false
+    }
+
+    /// Holds no record: shows that none is held.
+    #[cfg(test)]
+    pub(crate) fn downgrade(&self) -> std::sync::Weak<AgentRecord> {
+        Arc::downgrade(&self.record)
+    }
+
+    /// Whether it was made from this specification.
+    pub(crate) fn is_like(&self, template: &AgentSpec) -> bool {
+        self.record.spec == *template
     }
 
     /// Waits until the agent holds no work. It queues behind callers that wait for a place: those are told first that
     /// nothing more is taken.
-    pub(crate) async fn all_free(&self) {
-        let _ = self.record.places.acquire_many(self.record.spec.in_flight).await; // closed: it has ended
+    async fn all_free(&self) {
+        let _ = self.record.places().acquire_many(self.record.spec.in_flight).await; // closed: it has ended
     }
 
     pub(crate) fn cancel_all(&self, reason: &str) {
         let agent_id = Some(self.record.agent_id.clone());
         self.role.send(RoleMessage::CancelAll { agent_id, reason: reason.to_owned() });
-    }
-
-    /// Ends the actor; what it still holds is cancelled and released without a charge.
-    pub(crate) async fn stop(&self) {
-        let (reply, answer) = oneshot::channel();
-        let agent_id = self.record.agent_id.clone();
-        self.role.send(RoleMessage::StopAgent { agent_id, reply });
-        let _ = answer.await;
     }
 }
 

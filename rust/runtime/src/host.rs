@@ -2,7 +2,9 @@
 //! supervision tests implement it in memory, so that they need no interpreter and can pause the clock.
 
 use async_trait::async_trait;
-use mnemosyne_core::{AgentRole, Problem, WorkItem, WorkResult};
+use mnemosyne_core::supervision::Keys;
+use mnemosyne_core::{AgentRole, Problem, SpecError, WorkItem, WorkResult};
+pub use mnemosyne_core::{Isolation, Restart, Shutdown, SupervisorSpec, WorkerLimits};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -19,40 +21,26 @@ pub enum AgentSource {
     Registered(String),
 }
 
-/// When a child that ended is started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Restart {
-    /// Always.
-    #[default]
-    Permanent,
-    /// Only when it ended by an error.
-    Transient,
-    /// Never.
-    Temporary,
-}
-
 /// How an agent is made, as data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Value")]
 pub struct AgentSpec {
     /// Its class.
     pub source: AgentSource,
     /// How many; `None` is the role's default.
-    #[serde(default)]
     pub instances: Option<u32>,
     /// Items at a time.
-    #[serde(default = "one")]
     pub in_flight: u32,
     /// When it is started again.
-    #[serde(default)]
     pub restart: Restart,
+    /// What it gets before it is ended for good.
+    pub shutdown: Shutdown,
+    /// Where it runs.
+    pub isolation: Isolation,
+    /// Of its process, where it has one.
+    pub limits: WorkerLimits,
     /// Given to every generation, whole.
-    #[serde(default)]
     pub config: Map<String, Value>,
-}
-
-fn one() -> u32 {
-    1
 }
 
 impl AgentSpec {
@@ -62,10 +50,72 @@ impl AgentSpec {
             source: AgentSource::Import(path.into()),
             instances: None,
             in_flight: 1,
-            restart: Restart::Permanent,
+            restart: Restart::default(),
+            shutdown: Shutdown::default(),
+            isolation: Isolation::default(),
+            limits: WorkerLimits::default(),
             config: Map::new(),
         }
     }
+
+    /// Reads a mapping with the keys of this type; only `source` has no default.
+    ///
+    /// # Errors
+    /// One entry for each key that cannot be used.
+    pub fn read(value: Value) -> Result<Self, SpecError> {
+        const COUNT: &str = "a count, 1 or more";
+        let mut keys = Keys::of("agent", value)?;
+        let source = keys.need("source", "where the class is found");
+        let spec = Self {
+            source: source.unwrap_or_else(|| AgentSource::Import(String::new())),
+            instances: keys.take_if("instances", None, COUNT, |instances| *instances != Some(0)),
+            in_flight: keys.take_if("in_flight", 1, COUNT, |in_flight| *in_flight > 0),
+            restart: keys.take("restart", Restart::default(), "permanent, transient or temporary"),
+            shutdown: keys.take("shutdown", Shutdown::default(), "\"kill\", \"infinity\" or seconds"),
+            isolation: keys.take("isolation", Isolation::default(), "thread or process"),
+            limits: keys.nested("limits", WorkerLimits::read),
+            config: keys.take("config", Map::new(), "a mapping"),
+        };
+        keys.finish(spec)
+    }
+}
+
+impl TryFrom<Value> for AgentSpec {
+    type Error = SpecError;
+    fn try_from(value: Value) -> Result<Self, SpecError> {
+        Self::read(value)
+    }
+}
+
+/// One child as its supervisor keeps it, to be read by people: every default is spelled out. What an agent is configured
+/// with is not part of it, since that may be a secret (SECRET-1).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ChildSpec {
+    /// `executor-1`.
+    pub id: String,
+    /// Whose supervisor owns it.
+    pub role: AgentRole,
+    /// Its class.
+    pub source: AgentSource,
+    /// Items at a time.
+    pub in_flight: u32,
+    /// When it is started again.
+    pub restart: Restart,
+    /// What it gets before it is ended for good.
+    pub shutdown: Shutdown,
+    /// Where it runs.
+    pub isolation: Isolation,
+    /// Of its process, where it has one.
+    pub limits: WorkerLimits,
+}
+
+/// A supervisor and its children as data, in start order.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SupervisorView {
+    /// How it treats them.
+    pub supervisor: SupervisorSpec,
+    /// What it keeps: ended children too, unless they were temporary.
+    pub children: Vec<ChildSpec>,
 }
 
 /// One generation of one agent.

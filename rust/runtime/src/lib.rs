@@ -25,6 +25,7 @@ mod custody;
 mod dispatch;
 mod event_log;
 mod finish;
+mod group;
 mod guards;
 mod pump;
 mod record;

@@ -8,13 +8,16 @@ use crate::background::Background;
 use crate::custody::Custody;
 use crate::event_log::EventLog;
 use crate::health::{AgentHealth, RoleHealth, RoleState, StoreHealth, StoreState};
-use crate::host::{AgentSpec, SharedHost};
+use crate::host::{AgentSpec, ChildSpec, SharedHost, SupervisorView};
 use crate::role_supervisor::RoleMessage;
+use crate::tree::TreeConfig;
 use mnemosyne_core::window::{ERRORS_TO_DEGRADE, ERRORS_TO_RESTART};
-use mnemosyne_core::{AgentRole, AgentState, ErrorWindow, EventKind, NewEvent, RestartPolicy};
+use mnemosyne_core::{
+    AgentRole, AgentState, ErrorWindow, EventKind, NewEvent, RestartPolicy, Strategy, SupervisorSpec,
+};
 use mnemosyne_store::{QueueCounts, Store, timestamp};
 use ractor::ActorRef;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -58,6 +61,37 @@ pub(crate) struct Seen {
 /// Direct work that a tree holds at a time, all agents together: the queue of its bridge is never longer than this.
 pub(crate) const DIRECT_LIMIT: usize = 16_384;
 
+/// The ids that are taken, and for each role the lowest number that may be free: a thousand agents are named in one walk.
+#[derive(Default)]
+pub(crate) struct Names {
+    taken: HashSet<String>,
+    lowest: BTreeMap<AgentRole, u64>,
+}
+
+impl Names {
+    /// Whether the id was free; then it is taken.
+    pub(crate) fn take(&mut self, id: &str) -> bool {
+        self.taken.insert(id.to_owned())
+    }
+
+    /// Takes the lowest free number of a role.
+    pub(crate) fn number(&mut self, role: AgentRole) -> String {
+        let lowest = self.lowest.entry(role).or_insert(1);
+        loop {
+            let id = format!("{role}-{lowest}");
+            *lowest += 1;
+            if self.taken.insert(id.clone()) {
+                return id;
+            }
+        }
+    }
+
+    fn free(&mut self, role: AgentRole, id: &str) {
+        self.taken.remove(id);
+        self.lowest.remove(&role);
+    }
+}
+
 /// One tree.
 pub(crate) struct TreeRecord {
     pub(crate) store: Arc<dyn Store>,
@@ -72,27 +106,33 @@ pub(crate) struct TreeRecord {
     pub(crate) seen: Mutex<Seen>,
     /// One permit per piece of direct work, whichever agent's.
     pub(crate) room: Arc<Semaphore>,
-    /// Held while an agent gets its id, which is unique in the tree.
-    pub(crate) adding: Mutex<()>,
+    /// Of every agent that is kept: an id is unique in the tree.
+    pub(crate) names: Mutex<Names>,
     roles: BTreeMap<AgentRole, Arc<RoleRecord>>,
     origin: Instant,
 }
 
 impl TreeRecord {
-    pub(crate) fn new(store: Arc<dyn Store>, background: Arc<Background>, claims: bool) -> Arc<Self> {
+    pub(crate) fn new(config: &TreeConfig, background: Arc<Background>) -> Arc<Self> {
+        let store = config.store.clone();
+        let record = |role: &AgentRole| {
+            let of_role = config.roles.iter().find(|spec| spec.role == *role);
+            let supervisor = of_role.map(|of_role| of_role.supervisor).unwrap_or_default();
+            (*role, RoleRecord::new(*role, supervisor, of_role.map(|of_role| of_role.spec.clone())))
+        };
         let seen =
             Seen { queue: QueueCounts::default(), store: StoreHealth { state: StoreState::Available, reason: None } };
         Arc::new(Self {
             events: EventLog::start(store.clone()),
             store,
             background,
-            claims,
+            claims: config.claims,
             draining: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             seen: Mutex::new(seen),
             room: Arc::new(Semaphore::new(DIRECT_LIMIT)),
-            adding: Mutex::default(),
-            roles: AgentRole::ALL.iter().map(|role| (*role, RoleRecord::new(*role))).collect(),
+            names: Mutex::default(),
+            roles: AgentRole::ALL.iter().map(record).collect(),
             origin: Instant::now(),
         })
     }
@@ -144,12 +184,21 @@ pub(crate) struct RoleRecord {
     pub(crate) supervisor: Mutex<Option<ActorRef<RoleMessage>>>,
     /// Why the role is degraded, as last announced.
     pub(crate) degraded: Mutex<Option<String>>,
+    /// How its supervisor treats its agents.
+    pub(crate) spec: SupervisorSpec,
+    /// What its pool is made of, when it is scaled.
+    pub(crate) template: Option<AgentSpec>,
+    /// The restart window of agents that restart together; under the other strategies each has its own (SUP-2).
+    pub(crate) group: Mutex<RestartPolicy>,
 }
 
 impl RoleRecord {
-    fn new(role: AgentRole) -> Arc<Self> {
+    fn new(role: AgentRole, spec: SupervisorSpec, template: Option<AgentSpec>) -> Arc<Self> {
         Arc::new(Self {
             role,
+            group: Mutex::new(RestartPolicy::from(&spec)),
+            spec,
+            template,
             agents: Mutex::default(),
             host: Mutex::default(),
             stuck: Mutex::default(),
@@ -167,6 +216,23 @@ impl RoleRecord {
 
     pub(crate) fn agents(&self) -> Vec<Arc<AgentRecord>> {
         locked(&self.agents).clone()
+    }
+
+    /// Forgets an agent that has ended; who has a handle may still ask it.
+    pub(crate) fn forget(&self, tree: &TreeRecord, agent_id: &str) {
+        locked(&tree.names).free(self.role, agent_id);
+        locked(&self.agents).retain(|agent| agent.agent_id != agent_id);
+    }
+
+    /// Itself and what its agents are made from, if it can be scaled.
+    pub(crate) fn pool(self: &Arc<Self>) -> Option<(Arc<Self>, AgentSpec)> {
+        let template = self.template.clone().filter(|_| self.spec.strategy == Strategy::Pool)?;
+        Some((self.clone(), template))
+    }
+
+    pub(crate) fn view(&self) -> SupervisorView {
+        let children = self.agents().iter().map(|agent| agent.child_spec()).collect();
+        SupervisorView { supervisor: self.spec, children }
     }
 
     /// Says that the role is degraded, with the reason, or recovered; once per change.
@@ -206,8 +272,8 @@ pub(crate) struct AgentRecord {
     pub(crate) role: AgentRole,
     pub(crate) spec: AgentSpec,
     /// One permit per item at a time. It goes with the item, from before it is claimed until its end is stored, so that
-    /// a permit is free exactly when there is room. Closed when the agent has ended for good.
-    pub(crate) places: Arc<Semaphore>,
+    /// a permit is free exactly when there is room. Closed when the agent has ended; new if it is started once more.
+    places: Mutex<Arc<Semaphore>>,
     /// Set by the agent's own shutdown: nothing is claimed or accepted for it any more.
     pub(crate) closing: AtomicBool,
     pub(crate) custody: Arc<Custody>,
@@ -239,12 +305,12 @@ pub(crate) struct Book {
 }
 
 impl AgentRecord {
-    pub(crate) fn new(agent_id: String, role: AgentRole, spec: AgentSpec) -> Arc<Self> {
-        let places = Arc::new(Semaphore::new(spec.in_flight as usize));
+    pub(crate) fn new(agent_id: String, role: AgentRole, spec: AgentSpec, supervisor: &SupervisorSpec) -> Arc<Self> {
+        let places = Mutex::new(Arc::new(Semaphore::new(spec.in_flight as usize)));
         let book = Book {
             state: AgentState::Starting,
             generation: 0,
-            policy: RestartPolicy::default(),
+            policy: RestartPolicy::from(supervisor),
             window: ErrorWindow::default(),
             reported_degraded: false,
             last_error: None,
@@ -262,6 +328,22 @@ impl AgentRecord {
             custody: Arc::default(),
             book: Mutex::new(book),
         })
+    }
+
+    pub(crate) fn places(&self) -> Arc<Semaphore> {
+        locked(&self.places).clone()
+    }
+
+    /// It was ended, and is to be started once more: it takes work again.
+    pub(crate) fn reopen(&self) {
+        *locked(&self.places) = Arc::new(Semaphore::new(self.spec.in_flight as usize));
+        self.closing.store(false, Ordering::SeqCst);
+    }
+
+    pub(crate) fn child_spec(&self) -> ChildSpec {
+        let AgentSpec { source, in_flight, restart, shutdown, isolation, limits, .. } = self.spec.clone();
+        let (id, role) = (self.agent_id.clone(), self.role);
+        ChildSpec { id, role, source, in_flight, restart, shutdown, isolation, limits }
     }
 
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
@@ -329,7 +411,12 @@ mod tests {
 
     #[test]
     fn fence_2_an_older_generation_cannot_write_into_the_book() {
-        let record = AgentRecord::new("executor-1".into(), AgentRole::Executor, AgentSpec::import("tests:Agent"));
+        let record = AgentRecord::new(
+            "executor-1".into(),
+            AgentRole::Executor,
+            AgentSpec::import("tests:Agent"),
+            &SupervisorSpec::default(),
+        );
         record.book().generation = 2;
         assert_eq!(record.update(1, |book| book.restarts = 9), None);
         assert_eq!(record.book().restarts, 0);

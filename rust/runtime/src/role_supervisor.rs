@@ -16,11 +16,12 @@ use crate::agent::{AgentActor, AgentArguments, AgentMessage, Ending, Job, Load};
 use crate::background::Timer;
 use crate::dispatch::ClaimAnswer;
 use crate::finish::closed;
+use crate::group::Group;
 use crate::handle::{WorkError, unavailable};
 use crate::health::AgentHealth;
-use crate::host::{Restart, SharedHost, WorkKey};
+use crate::host::{Restart, SharedHost, Shutdown, WorkKey};
 use crate::record::{AgentRecord, RoleRecord, TreeRecord, clip, locked};
-use mnemosyne_core::{AgentState, EventKind, RestartDecision, RestartPolicy};
+use mnemosyne_core::{AgentState, EventKind, Exit, RestartDecision};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -80,13 +81,23 @@ pub(crate) enum RoleMessage {
         agent_id: Option<String>,
         reason: String,
     },
-    /// Ends one agent for good; answered when it is gone.
+    /// Ends one agent; answered when it is gone. `forget`: it is not kept to be started once more.
     StopAgent {
         agent_id: String,
+        shutdown: Shutdown,
+        forget: bool,
         reply: oneshot::Sender<()>,
     },
+    /// The delay of a group's restart is over.
+    GroupDue(u64),
     #[cfg(test)]
     Panic,
+    /// The child ends: by itself, or killed.
+    #[cfg(test)]
+    End {
+        agent_id: String,
+        exit: Exit,
+    },
 }
 
 pub(crate) struct RoleSupervisor;
@@ -111,6 +122,8 @@ impl Actor for RoleSupervisor {
             asking: 0,
             wake_again: false,
             over: BTreeSet::new(),
+            group: None,
+            groups: 0,
         })
     }
 
@@ -132,6 +145,7 @@ impl Actor for RoleSupervisor {
         supervisor: &mut Supervisor,
     ) -> Result<(), ActorProcessingErr> {
         supervisor.handle(message).await;
+        supervisor.advance_group().await;
         Ok(())
     }
 
@@ -153,6 +167,7 @@ impl Actor for RoleSupervisor {
             }
             _ => {}
         }
+        supervisor.advance_group().await;
         Ok(())
     }
 }
@@ -161,16 +176,20 @@ impl Actor for RoleSupervisor {
 pub(crate) struct Slot {
     pub(crate) record: Arc<AgentRecord>,
     /// The actor of this generation; the only way to reach the agent.
-    child: Option<ActorRef<AgentMessage>>,
+    pub(crate) child: Option<ActorRef<AgentMessage>>,
     /// Its host started it.
-    ready: bool,
+    pub(crate) ready: bool,
+    /// It was told to end, so that its group can restart: its exit is not counted.
+    pub(crate) told: bool,
     /// A claim is under way: at most one.
     pub(crate) claiming: bool,
     /// Direct work that came while the agent was starting; bounded by the agent's places.
     pub(crate) waiting: VecDeque<Job>,
     restart_timer: Option<Timer>,
-    /// Asked to end for good: the exit is not answered with a restart.
+    /// Asked to end: the exit is not answered with a restart.
     pub(crate) stopped: bool,
+    /// Once it has ended and holds nothing, it is not kept.
+    forget: bool,
     stop_replies: Vec<oneshot::Sender<()>>,
     restart_replies: Vec<oneshot::Sender<AgentHealth>>,
 }
@@ -181,10 +200,12 @@ impl Slot {
             record,
             child: None,
             ready: false,
+            told: false,
             claiming: false,
             waiting: VecDeque::new(),
             restart_timer: None,
             stopped: false,
+            forget: false,
             stop_replies: Vec::new(),
             restart_replies: Vec::new(),
         }
@@ -192,7 +213,8 @@ impl Slot {
 
     /// The child, if it takes work.
     pub(crate) fn open(&self) -> Option<&ActorRef<AgentMessage>> {
-        self.child.as_ref().filter(|_| self.ready && !self.stopped && self.record.book().leaving.is_none())
+        let takes = self.ready && !self.stopped && !self.told;
+        self.child.as_ref().filter(|_| takes && self.record.book().leaving.is_none())
     }
 
     pub(crate) fn tell(&self, message: AgentMessage) {
@@ -202,7 +224,7 @@ impl Slot {
     }
 
     /// Answers direct work that waits for a start which will not come soon.
-    fn refuse_waiting(&mut self) {
+    pub(crate) fn refuse_waiting(&mut self) {
         for job in std::mem::take(&mut self.waiting) {
             refuse(job, unavailable(&self.record));
         }
@@ -217,7 +239,7 @@ pub(crate) fn refuse(job: Job, error: WorkError) {
 
 /// The actor's state. All of it can be made anew from the records.
 pub(crate) struct Supervisor {
-    myself: ActorRef<RoleMessage>,
+    pub(crate) myself: ActorRef<RoleMessage>,
     pub(crate) tree: Arc<TreeRecord>,
     pub(crate) role: Arc<RoleRecord>,
     pub(crate) slots: Vec<Slot>,
@@ -229,6 +251,10 @@ pub(crate) struct Supervisor {
     pub(crate) wake_again: bool,
     /// Runs that ended while claims were under way: what those claims still bring of them is not begun.
     pub(crate) over: BTreeSet<String>,
+    /// The restart of agents that restart together, while it is under way.
+    pub(crate) group: Option<Group>,
+    /// Restarts of groups so far: names the timer of each.
+    pub(crate) groups: u64,
 }
 
 impl Supervisor {
@@ -249,6 +275,7 @@ impl Supervisor {
             RoleMessage::Degraded { agent_id, generation } => self.degraded(&agent_id, generation),
             RoleMessage::RestartDue { agent_id, generation } => self.restart_due(&agent_id, generation).await,
             RoleMessage::Restart { agent_id, reason, reply } => self.restart(&agent_id, reason, reply),
+            RoleMessage::GroupDue(number) => self.group_due(number),
             RoleMessage::RecordError { agent_id, error, reply } => {
                 if let Some(slot) = self.slot(&agent_id) {
                     slot.tell(AgentMessage::RecordError { error, reply });
@@ -262,9 +289,17 @@ impl Supervisor {
             }
             RoleMessage::CancelRun { run, reason } => self.cancel_run(run, &reason),
             RoleMessage::CancelAll { agent_id, reason } => self.cancel_all(agent_id.as_deref(), &reason),
-            RoleMessage::StopAgent { agent_id, reply } => self.stop_agent(&agent_id, reply),
+            RoleMessage::StopAgent { agent_id, shutdown, forget, reply } => {
+                self.stop_agent(&agent_id, shutdown, forget, reply);
+            }
             #[cfg(test)]
             RoleMessage::Panic => panic!("asked to"),
+            #[cfg(test)]
+            RoleMessage::End { agent_id, exit } => {
+                if let Some(child) = self.slot(&agent_id).and_then(|slot| slot.child.as_ref()) {
+                    if exit == Exit::Normal { child.stop(None) } else { child.kill() }
+                }
+            }
         }
     }
 
@@ -305,7 +340,7 @@ impl Supervisor {
         }
     }
 
-    async fn spawn_child(&mut self, index: usize) {
+    pub(crate) async fn spawn_child(&mut self, index: usize) {
         let host = locked(&self.role.host).clone();
         let slot = &mut self.slots[index];
         let generation = {
@@ -324,6 +359,7 @@ impl Supervisor {
             host,
         };
         slot.ready = false;
+        slot.told = false;
         match AgentActor::spawn_linked(None, AgentActor, arguments, self.myself.get_cell()).await {
             Ok((child, _)) => slot.child = Some(child),
             Err(error) => self.went_down(index, format!("it could not be spawned: {error}"), true),
@@ -343,34 +379,52 @@ impl Supervisor {
         if self.slots[index].stopped {
             return self.finish_stop(index);
         }
-        let (reason, fault, abnormal) = match leaving {
-            Some((reason, fault)) => (reason, fault, abnormal),
-            None => (reason, true, abnormal),
+        if std::mem::take(&mut self.slots[index].told) {
+            return; // its group goes on without counting it
+        }
+        let (reason, exit) = match leaving {
+            Some((reason, true)) => (reason, Exit::Abnormal),
+            Some((reason, false)) => (reason, Exit::Replaced),
+            None if abnormal => (reason, Exit::Abnormal),
+            None => (reason, Exit::Normal),
         };
-        let restart = match self.slots[index].record.spec.restart {
-            Restart::Permanent => true,
-            Restart::Transient => abnormal,
-            // A bridge that is replaced, or a person's restart, is no end of the child.
-            Restart::Temporary => !fault,
-        };
-        if restart { self.went_down(index, reason, fault) } else { self.finish_end(index, &reason) }
+        if self.slots[index].record.spec.restart.after(exit) {
+            self.went_down(index, reason, exit != Exit::Replaced);
+        } else {
+            self.finish_end(index, &reason);
+        }
     }
 
-    /// The restart branch: at once, later, or not any more.
+    /// The restart branch: at once, later, or not any more; alone, or with its group.
     fn went_down(&mut self, index: usize, reason: String, fault: bool) {
         let now = self.tree.now();
-        let decision = match fault {
-            true => self.slots[index].record.book().policy.down(now, jitter()),
-            false => RestartDecision::After { delay_ms: 0 },
+        let group = fault && self.role.spec.strategy.is_group();
+        let decision = match (fault, group) {
+            (false, _) => RestartDecision::After { delay_ms: 0 },
+            (true, false) => self.slots[index].record.book().policy.down(now, jitter()),
+            (true, true) => locked(&self.role.group).down(now, jitter()),
         };
         match decision {
+            RestartDecision::After { delay_ms } if group => self.begin_group(index, reason, Some(delay_ms)),
             RestartDecision::After { delay_ms } => self.begin_restart(index, &reason, delay_ms),
+            RestartDecision::Quarantine if group => self.begin_group(index, reason, None),
             RestartDecision::Quarantine => self.quarantine(index, &reason),
         }
     }
 
-    /// Bumps the generation now, so that everything of the old one is stale; the child comes after the delay.
+    /// The child comes after the delay.
     fn begin_restart(&mut self, index: usize, reason: &str, delay_ms: u64) {
+        let generation = self.announce_restart(index, reason, delay_ms);
+        let slot = &mut self.slots[index];
+        let due = RoleMessage::RestartDue { agent_id: slot.record.agent_id.clone(), generation };
+        let myself = self.myself.clone();
+        slot.restart_timer = Some(self.tree.background.after(Duration::from_millis(delay_ms), move || {
+            let _ = myself.send_message(due);
+        }));
+    }
+
+    /// Bumps the generation now, so that everything of the old one is stale.
+    pub(crate) fn announce_restart(&mut self, index: usize, reason: &str, delay_ms: u64) -> u64 {
         let due = self.tree.store.now().saturating_add(i64::try_from(delay_ms).unwrap_or(i64::MAX));
         let slot = &mut self.slots[index];
         let generation = {
@@ -390,16 +444,12 @@ impl Supervisor {
         if delay_ms > 0 {
             slot.refuse_waiting();
         }
-        let due = RoleMessage::RestartDue { agent_id: slot.record.agent_id.clone(), generation };
-        let myself = self.myself.clone();
-        slot.restart_timer = Some(self.tree.background.after(Duration::from_millis(delay_ms), move || {
-            let _ = myself.send_message(due);
-        }));
         let health = slot.record.health(&self.tree, &self.role);
         for reply in slot.restart_replies.drain(..) {
             let _ = reply.send(health.clone());
         }
         self.judge_role();
+        generation
     }
 
     async fn restart_due(&mut self, agent_id: &str, generation: u64) {
@@ -415,7 +465,7 @@ impl Supervisor {
         }
     }
 
-    fn quarantine(&mut self, index: usize, reason: &str) {
+    pub(crate) fn quarantine(&mut self, index: usize, reason: &str) {
         let slot = &mut self.slots[index];
         let generation = {
             let mut book = slot.record.book();
@@ -430,14 +480,18 @@ impl Supervisor {
         self.judge_role();
     }
 
-    /// By a person: not counted, and earlier restarts are forgiven.
+    /// By a person: not counted, and earlier restarts are forgiven. An agent that was ended is started once more.
     fn restart(&mut self, agent_id: &str, reason: String, reply: oneshot::Sender<AgentHealth>) {
         let Some(index) = self.slots.iter().position(|slot| slot.record.agent_id == agent_id) else { return };
         let slot = &mut self.slots[index];
-        if slot.stopped {
-            return;
+        if slot.stopped && (slot.child.is_some() || slot.forget || self.tree.is_draining()) {
+            return; // dropping the reply says so
         }
-        slot.record.book().policy = RestartPolicy::default();
+        if std::mem::take(&mut slot.stopped) {
+            slot.record.reopen();
+        }
+        slot.record.book().policy.forgive();
+        locked(&self.role.group).forgive();
         slot.restart_replies.push(reply);
         match &slot.child {
             Some(child) => {
@@ -448,15 +502,19 @@ impl Supervisor {
         }
     }
 
-    fn stop_agent(&mut self, agent_id: &str, reply: oneshot::Sender<()>) {
+    fn stop_agent(&mut self, agent_id: &str, shutdown: Shutdown, forget: bool, reply: oneshot::Sender<()>) {
         let Some(index) = self.slots.iter().position(|slot| slot.record.agent_id == agent_id) else { return };
         let slot = &mut self.slots[index];
         slot.stopped = true;
+        slot.forget |= forget;
         slot.restart_timer = None;
         slot.stop_replies.push(reply);
-        match &slot.child {
-            Some(child) => child.stop(None),
-            None => self.finish_stop(index),
+        for job in std::mem::take(&mut slot.waiting) {
+            refuse(job, closed().into());
+        }
+        match slot.child.is_some() {
+            true => slot.tell(AgentMessage::WindDown(shutdown)),
+            false => self.finish_stop(index),
         }
     }
 
@@ -464,7 +522,7 @@ impl Supervisor {
     fn finish_stop(&mut self, index: usize) {
         let slot = &mut self.slots[index];
         slot.stopped = true;
-        slot.record.places.close();
+        slot.record.places().close();
         {
             let mut book = slot.record.book();
             book.state = AgentState::Stopped;
@@ -474,16 +532,32 @@ impl Supervisor {
             refuse(job, closed().into());
         }
         slot.restart_replies.clear();
-        for reply in slot.stop_replies.drain(..) {
+        let replies = std::mem::take(&mut slot.stop_replies);
+        self.forget_ended();
+        self.judge_role();
+        for reply in replies {
             let _ = reply.send(());
         }
-        self.judge_role();
     }
 
-    /// Ended by itself, and its spec says that it stays so.
-    fn finish_end(&mut self, index: usize, reason: &str) {
-        reason.clone_into(&mut self.slots[index].record.book().reason);
+    /// Ended by itself, and its spec says that it stays so. Of a temporary child nothing is kept.
+    pub(crate) fn finish_end(&mut self, index: usize, reason: &str) {
+        let slot = &mut self.slots[index];
+        reason.clone_into(&mut slot.record.book().reason);
+        slot.forget |= slot.record.spec.restart == Restart::Temporary;
         self.finish_stop(index);
+    }
+
+    /// Lets go of agents that are over, once no claim of theirs is left to be ended.
+    pub(crate) fn forget_ended(&mut self) {
+        let role = &self.role;
+        self.slots.retain(|slot| {
+            let over = slot.forget && slot.child.is_none() && !slot.claiming && slot.record.custody.is_empty();
+            if over {
+                role.forget(&self.tree, &slot.record.agent_id);
+            }
+            !over
+        });
     }
 
     fn ready(&mut self, agent_id: &str, generation: u64) {
@@ -493,6 +567,7 @@ impl Supervisor {
         slot.record.book().policy.started(now);
         let event = slot.record.event(EventKind::AgentStarted, generation);
         let waiting = std::mem::take(&mut slot.waiting);
+        locked(&self.role.group).started(now);
         self.tree.events.announce(event);
         for job in waiting {
             self.work(agent_id, job);

@@ -7,12 +7,16 @@
 use crate::background::Timer;
 use crate::record::{RoleRecord, TreeRecord, locked};
 use crate::role_supervisor::RoleSupervisor;
-use mnemosyne_core::{AgentRole, RestartDecision, RestartPolicy};
+use mnemosyne_core::{AgentRole, RestartDecision, RestartPolicy, Strategy, SupervisorSpec};
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+/// The roles share nothing but the store, so each is restarted by itself. The numbers are those of a role: what restarts
+/// there is an agent, here it is the code that restarts agents, which has no reason to die at all.
+pub(crate) const SPEC: SupervisorSpec = SupervisorSpec { strategy: Strategy::OneForOne, intensity: 5, period: 300_000 };
 
 /// Between tries of a supervisor that used up its restarts.
 const LAST_RESORT: Duration = Duration::from_secs(60);
@@ -88,10 +92,15 @@ impl Branches {
         match RoleSupervisor::spawn_linked(None, RoleSupervisor, arguments, myself.get_cell()).await {
             Ok((supervisor, _)) => {
                 self.living.insert(name, supervisor.get_id());
-                self.policies.entry(name).or_default().started(self.tree.now());
+                let now = self.tree.now();
+                self.policy(name).started(now);
             }
             Err(error) => self.restart(myself, name, &error.to_string()),
         }
+    }
+
+    fn policy(&mut self, role: AgentRole) -> &mut RestartPolicy {
+        self.policies.entry(role).or_insert_with(|| RestartPolicy::from(&SPEC))
     }
 
     fn ended(&mut self, myself: &ActorRef<RootMessage>, cell: &ActorCell, reason: &str) {
@@ -107,7 +116,8 @@ impl Branches {
         if self.tree.closing.load(Ordering::SeqCst) {
             return;
         }
-        let decision = self.policies.entry(role).or_default().down(self.tree.now(), 0.5);
+        let now = self.tree.now();
+        let decision = self.policy(role).down(now, 0.5);
         let delay = match decision {
             RestartDecision::After { delay_ms } => Duration::from_millis(delay_ms),
             RestartDecision::Quarantine => {

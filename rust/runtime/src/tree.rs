@@ -3,19 +3,21 @@
 //! **DOWN-1** A tree runs without any host: its roles are degraded with a reason, the store keeps the queue, and a bridge
 //! that is registered later finds everything as it was.
 
-use crate::agent::{Ending, GRACE};
+use crate::agent::Ending;
 use crate::background::Background;
 use crate::handle::AgentHandle;
 use crate::health::SystemHealth;
-use crate::host::{AgentSpec, SharedHost};
+use crate::host::{AgentSpec, SharedHost, SupervisorView};
 use crate::pump::{self, Pump};
 use crate::record::{AgentRecord, TreeRecord, locked};
 use crate::role_supervisor::RoleMessage;
 use crate::root::{Root, RootMessage};
+use futures_util::future::join_all;
 use mnemosyne_core::error::codes;
-use mnemosyne_core::{AgentRole, Problem, ProblemKind, RunState};
+use mnemosyne_core::{AgentRole, Problem, ProblemKind, RunState, Strategy, SupervisorSpec};
 use mnemosyne_store::Store;
 use ractor::{Actor, ActorRef};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
@@ -35,6 +37,15 @@ pub struct RoleSpec {
     pub spec: AgentSpec,
     /// How many.
     pub instances: u32,
+    /// How its supervisor treats them.
+    pub supervisor: SupervisorSpec,
+}
+
+impl RoleSpec {
+    /// A pool of agents that are made alike, with every default.
+    pub fn pool(role: AgentRole, spec: AgentSpec, instances: u32) -> Self {
+        Self { role, spec, instances, supervisor: SupervisorSpec::default() }
+    }
 }
 
 /// What a tree is made of.
@@ -101,7 +112,7 @@ impl Tree {
     /// Outside a tokio runtime, as everything that spawns does.
     pub async fn start(config: TreeConfig) -> Result<Tree, Problem> {
         let background = Background::new(tokio::runtime::Handle::current());
-        let record = TreeRecord::new(config.store, background, config.claims);
+        let record = TreeRecord::new(&config, background);
         for role in config.roles {
             for _ in 0..role.instances {
                 new_agent(&record, role.role, role.spec.clone(), None)?;
@@ -176,6 +187,35 @@ impl Tree {
         self.agents().into_iter().find(|agent| agent.agent_id() == id)
     }
 
+    /// The supervisors and their children as data, defaults included: the roles that have agents.
+    pub fn supervisors(&self) -> BTreeMap<AgentRole, SupervisorView> {
+        let views = self.inner.record.roles().map(|role| (role.role, role.view()));
+        views.filter(|(_, view)| !view.children.is_empty()).collect()
+    }
+
+    /// Makes a pool as large as asked: new agents like the first ones, or the youngest are ended, side by side, each
+    /// with the time of its own specification, and are not kept. Agents that were added by hand are not counted.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a role that is no pool, or was begun without agents; `Closed` after a drain.
+    pub async fn scale(&self, role: AgentRole, instances: u32) -> Result<(), Problem> {
+        let tree = &self.inner.record;
+        let Some((record, template)) = tree.role(role).and_then(|role| role.pool()) else {
+            let message = format!("the role {role} is no pool that could be scaled");
+            return Err(Problem::new(ProblemKind::InvalidInput, codes::NO_POOL, message)
+                .because("its supervisor has another strategy, or it was begun without an agent")
+                .hint("add an agent with add_agent"));
+        };
+        let wanted = instances as usize;
+        let pool = |agent: &AgentHandle| agent.role() == role && agent.is_like(&template);
+        let agents: Vec<AgentHandle> = self.agents().into_iter().filter(pool).collect();
+        for _ in agents.len()..wanted {
+            self.add_agent(record.role, template.clone(), None).await?;
+        }
+        join_all(agents.iter().skip(wanted).map(AgentHandle::remove)).await;
+        Ok(())
+    }
+
     /// Now; never blocks.
     pub fn health(&self) -> SystemHealth {
         let record = &self.inner.record;
@@ -220,35 +260,38 @@ impl Tree {
         Ok(())
     }
 
-    /// Takes no more work, lets what runs finish for so long, cancels the rest and releases it without a charge. `true`
-    /// if all of it finished by itself.
-    pub async fn drain(&self, patience: Duration) -> bool {
+    /// Takes no more work, lets what runs finish, cancels the rest and releases it without a charge. `true` if all of it
+    /// finished by itself.
+    ///
+    /// Each agent has the time of its own specification, or `patience` where that is given. The times run side by side,
+    /// so that a drain lasts as long as the longest of them and not as their sum.
+    pub async fn drain(&self, patience: Option<Duration>) -> bool {
         self.inner.record.draining.store(true, Ordering::SeqCst);
         let agents = self.agents();
-        if timeout(patience, all_free(&agents)).await.is_ok() {
-            return true;
-        }
-        for agent in &agents {
-            agent.cancel_all("the tree is draining");
-        }
-        // What does not stop is abandoned after its grace, which frees its place.
-        let _ = timeout(GRACE + Duration::from_secs(1), all_free(&agents)).await;
-        false
+        let ends = join_all(agents.iter().map(|agent| agent.drain(patience))).await;
+        ends.into_iter().all(|finished| finished)
     }
 
-    /// Drains without patience, then stops all actors in reverse start order. Idempotent; later calls wait for the first.
+    /// Drains without patience, then ends all actors: the roles in reverse start order, a pool's agents side by side, others
+    /// one by one, the youngest first. Idempotent; later calls wait for the first.
     pub async fn shutdown(&self) {
         self.inner.ended.get_or_init(|| self.end()).await;
     }
 
     async fn end(&self) {
         let record = &self.inner.record;
-        self.drain(Duration::ZERO).await;
+        self.drain(Some(Duration::ZERO)).await;
         record.closing.store(true, Ordering::SeqCst);
-        for agent in self.agents().iter().rev() {
-            let _ = timeout(LAST_WORDS, agent.stop()).await;
-        }
         for role in record.roles().rev() {
+            let agents = role.agents().into_iter().map(|agent| AgentHandle::new(record.clone(), role.clone(), agent));
+            let stops = agents.rev().map(|agent| async move { timeout(LAST_WORDS, agent.stop()).await });
+            if role.spec.strategy == Strategy::Pool {
+                join_all(stops).await;
+            } else {
+                for stop in stops {
+                    let _ = stop.await;
+                }
+            }
             let supervisor = locked(&role.supervisor).clone();
             if let Some(supervisor) = supervisor {
                 let _ = supervisor.stop_and_wait(None, Some(LAST_WORDS)).await;
@@ -267,12 +310,6 @@ impl Tree {
     }
 }
 
-async fn all_free(agents: &[AgentHandle]) {
-    for agent in agents {
-        agent.all_free().await;
-    }
-}
-
 /// Makes the record of a new agent and puts it under its role.
 fn new_agent(
     tree: &TreeRecord,
@@ -284,16 +321,15 @@ fn new_agent(
     if spec.in_flight == 0 {
         return Err(invalid("in_flight is 0".to_owned()).hint("an agent needs room for at least one item"));
     }
-    let _adding = locked(&tree.adding); // two that come at once must not get one id
-    let taken = |id: &str| tree.roles().any(|role| role.agents().iter().any(|agent| agent.agent_id == id));
+    let Some(record) = tree.role(role) else { return Err(invalid(format!("there is no role {role}"))) };
+    let mut names = locked(&tree.names); // until the agent is in its place: two that come at once get two ids
     let agent_id = match agent_id {
         Some(id) if id.trim().is_empty() => return Err(invalid("the agent id is empty".to_owned())),
-        Some(id) if taken(&id) => return Err(invalid(format!("the agent id {id:?} is taken"))),
+        Some(id) if !names.take(&id) => return Err(invalid(format!("the agent id {id:?} is taken"))),
         Some(id) => id,
-        None => (1_u64..).map(|number| format!("{role}-{number}")).find(|id| !taken(id)).unwrap_or_default(),
+        None => names.number(role),
     };
-    let Some(record) = tree.role(role) else { return Err(invalid(format!("there is no role {role}"))) };
-    let agent = AgentRecord::new(agent_id, role, spec);
+    let agent = AgentRecord::new(agent_id, role, spec, &record.spec);
     locked(&record.agents).push(agent.clone());
     Ok((agent, record.clone()))
 }

@@ -168,15 +168,14 @@ async fn an_agent_that_was_shut_down_is_closed_and_shutting_down_again_is_nothin
     let world = World::new(executors(1), MemoryHost::new(|_| Act::After(1_000, ok()))).await;
     let agent = world.agent();
     let running = agent.try_send_work(item("running"), None).unwrap();
-    let ((), result) = tokio::join!(agent.shutdown(Duration::from_secs(10)), running);
+    let ((), result) = tokio::join!(agent.shutdown(Some(Duration::from_secs(10))), running);
     assert!(result.is_ok());
-    agent.shutdown(Duration::ZERO).await;
+    agent.shutdown(Some(Duration::ZERO)).await;
     assert_eq!(agent.health().state, AgentState::Stopped);
     assert_eq!(*locked(&world.host.stops), [("executor-1".to_owned(), 1)]);
     for error in [
         soon(agent.send_work(item("late"), None)).await.unwrap_err(),
         agent.try_send_work(item("late"), None).map(|_| ()).unwrap_err(),
-        soon(agent.restart("requested".into())).await.unwrap_err(),
         soon(agent.record_error("late".into())).await.unwrap_err(),
     ] {
         assert_eq!(kind_of(&error), Some(ProblemKind::Closed), "{error}");
@@ -188,7 +187,7 @@ async fn a_shutdown_without_patience_cancels_what_runs() {
     let world = World::new(executors(1), MemoryHost::new(|_| Act::Hang)).await;
     let agent = world.agent();
     let running = agent.try_send_work(item("running"), None).unwrap();
-    let ((), result) = tokio::join!(agent.shutdown(Duration::ZERO), running);
+    let ((), result) = tokio::join!(agent.shutdown(Some(Duration::ZERO)), running);
     assert_eq!(kind_of(&result.unwrap_err()), Some(ProblemKind::Closed));
     assert_eq!(world.host.busy(), 0);
 }
@@ -208,7 +207,7 @@ async fn a_tree_without_claims_leaves_the_queue_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn in_flight_2_runs_two_items_and_refuses_the_third() {
-    let roles = vec![RoleSpec { role: AgentRole::Executor, spec: AgentSpec { in_flight: 2, ..spec() }, instances: 1 }];
+    let roles = vec![RoleSpec::pool(AgentRole::Executor, AgentSpec { in_flight: 2, ..spec() }, 1)];
     let world = World::new(roles, MemoryHost::new(|_| Act::After(1_000, ok()))).await;
     let agent = world.agent();
     let first = agent.try_send_work(item("1"), None).unwrap();

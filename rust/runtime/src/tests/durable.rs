@@ -20,7 +20,7 @@ fn good(work: &Assignment) -> Outcome {
 }
 
 fn all_roles(instances: u32) -> Vec<RoleSpec> {
-    AgentRole::ALL.iter().map(|role| RoleSpec { role: *role, spec: spec(), instances }).collect()
+    AgentRole::ALL.iter().map(|role| RoleSpec::pool(*role, spec(), instances)).collect()
 }
 
 fn two_and_one() -> Plan {
@@ -491,7 +491,7 @@ async fn kill_1_an_item_that_is_cancelled_through_the_tree_stops_its_work_at_onc
 #[tokio::test(start_paused = true)]
 async fn kill_1_a_run_that_is_stopped_stops_its_work_at_once() {
     let task = json!({"id": "a", "title": "a", "acceptance": [{"command": "test -f done"}]});
-    let roles = vec![RoleSpec { role: AgentRole::Optimizer, spec: spec(), instances: 1 }];
+    let roles = vec![RoleSpec::pool(AgentRole::Optimizer, spec(), 1)];
     let world = World::new(roles, MemoryHost::new(|_| Act::Hang)).await;
     world.store.submit_run(run("r-1", plan(json!([task]))), None).await.unwrap();
     eventually("it runs", async || world.host.busy() == 1).await;
@@ -521,7 +521,7 @@ async fn trees_that_share_a_host_keep_their_work_apart() {
 #[tokio::test(start_paused = true)]
 async fn fence_1_a_claim_that_is_over_does_not_stop_its_run() {
     let task = json!({"id": "a", "title": "a", "acceptance": [{"command": "test -f done"}]});
-    let roles = vec![RoleSpec { role: AgentRole::Optimizer, spec: spec(), instances: 2 }];
+    let roles = vec![RoleSpec::pool(AgentRole::Optimizer, spec(), 2)];
     let world = World::new(roles, MemoryHost::new(|_| Act::Deaf)).await;
     world.store.submit_run(run("r-1", plan(json!([task]))), None).await.unwrap();
     eventually("it runs", async || world.host.busy() == 1).await;

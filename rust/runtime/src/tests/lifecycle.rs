@@ -10,7 +10,7 @@ async fn a_drain_with_patience_lets_work_finish_and_claims_nothing_new() {
     world.submit("first").await;
     world.submit("second").await;
     eventually("the first runs", async || world.host.busy() == 1).await;
-    assert!(soon(world.tree.drain(Duration::from_secs(10))).await);
+    assert!(soon(world.tree.drain(Some(Duration::from_secs(10)))).await);
     assert_eq!(world.state_of("first").await, ItemState::Done);
     sleep(Duration::from_secs(60)).await;
     assert_eq!(world.state_of("second").await, ItemState::Ready);
@@ -23,7 +23,7 @@ async fn a_drain_without_patience_releases_the_work_and_burns_neither_attempt_no
     let world = World::new(executors(1), MemoryHost::new(|_| Act::Hang)).await;
     world.submit("cut").await;
     eventually("it runs", async || world.host.busy() == 1).await;
-    assert!(!soon(world.tree.drain(Duration::ZERO)).await);
+    assert!(!soon(world.tree.drain(Some(Duration::ZERO))).await);
     let item = world.store.item("cut").await.unwrap().unwrap().item;
     assert_eq!((item.state, item.crashes, item.work.attempt), (ItemState::Ready, 0, 1));
     assert_eq!(world.agent().health().error_count, 0);
@@ -36,7 +36,7 @@ async fn a_drain_does_not_wait_for_ever_for_work_that_does_not_stop() {
     world.submit("deaf").await;
     eventually("it runs", async || world.host.busy() == 1).await;
     let began = Instant::now();
-    assert!(!soon(world.tree.drain(Duration::from_secs(1))).await);
+    assert!(!soon(world.tree.drain(Some(Duration::from_secs(1)))).await);
     assert!(began.elapsed() <= Duration::from_secs(7));
     eventually("it is released", async || world.state_of("deaf").await == ItemState::Ready).await;
 }
@@ -49,8 +49,7 @@ async fn a_shutdown_ends_every_agent_task_and_can_be_repeated() {
     tokio::join!(world.tree.shutdown(), world.tree.shutdown());
     world.tree.shutdown().await;
     assert_eq!(world.state_of("cut").await, ItemState::Ready);
-    let stops: Vec<String> = locked(&world.host.stops).iter().map(|(agent, _)| agent.clone()).collect();
-    assert_eq!(stops, ["executor-3", "executor-2", "executor-1"]);
+    assert_eq!(locked(&world.host.stops).len(), 3);
     assert!(world.tree.record().background.idle(Duration::from_secs(1)).await, "a task leaked");
     let health = world.tree.health();
     assert_eq!(health.roles[&AgentRole::Executor].state, RoleState::Stopped);

@@ -5,18 +5,22 @@ mod direct;
 mod durable;
 mod flaky;
 mod lifecycle;
+mod otp;
+mod strategies;
 mod supervision;
 mod windows;
 
 use crate::host::{AgentHost, AgentSpec, AgentStart, Assignment, Done, HostError, Outcome, Ticket, Work, WorkKey};
 use crate::record::locked;
+use crate::role_supervisor::RoleMessage;
 use crate::{AgentHandle, RoleSpec, Tree, TreeConfig};
 use async_trait::async_trait;
 use mnemosyne_core::{
-    AgentRole, AgentState, Budget, Event, EventKind, ItemState, Limits, NewEvent, Phase, Plan, Run, RunOptions,
+    AgentRole, AgentState, Budget, Event, EventKind, Exit, ItemState, Limits, NewEvent, Phase, Plan, Run, RunOptions,
     RunState, WorkItem, WorkResult,
 };
 use mnemosyne_store::{EventQuery, MemoryStore, Store};
+use ractor::ActorRef;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -50,6 +54,8 @@ pub(crate) struct MemoryHost {
     pub(crate) cancels: Mutex<Vec<String>>,
     pub(crate) abandoned: Mutex<Vec<WorkKey>>,
     pub(crate) submissions: Mutex<Vec<Assignment>>,
+    /// Milliseconds that an agent takes to start.
+    pub(crate) start_delays: Mutex<BTreeMap<String, u64>>,
 }
 
 impl MemoryHost {
@@ -63,6 +69,7 @@ impl MemoryHost {
             cancels: Mutex::default(),
             abandoned: Mutex::default(),
             submissions: Mutex::default(),
+            start_delays: Mutex::default(),
         })
     }
 
@@ -105,6 +112,10 @@ pub(crate) struct Shared(pub(crate) Arc<MemoryHost>);
 #[async_trait]
 impl AgentHost for Shared {
     async fn start(&self, start: AgentStart) -> Result<(), HostError> {
+        let delay = locked(&self.0.start_delays).get(&start.agent_id).copied();
+        if let Some(milliseconds) = delay {
+            sleep(Duration::from_millis(milliseconds)).await;
+        }
         let answer = (locked(&self.0.start_script))(&start);
         locked(&self.0.starts).push((Instant::now(), start));
         answer
@@ -220,7 +231,7 @@ pub(crate) fn spec() -> AgentSpec {
 }
 
 pub(crate) fn executors(instances: u32) -> Vec<RoleSpec> {
-    vec![RoleSpec { role: AgentRole::Executor, spec: spec(), instances }]
+    vec![RoleSpec::pool(AgentRole::Executor, spec(), instances)]
 }
 
 pub(crate) fn store() -> Arc<MemoryStore> {
@@ -257,6 +268,17 @@ impl World {
 
     pub(crate) fn agent(&self) -> AgentHandle {
         self.tree.agents().remove(0)
+    }
+
+    pub(crate) fn supervisor(&self) -> ActorRef<RoleMessage> {
+        let role = self.tree.record().role(AgentRole::Executor).unwrap();
+        locked(&role.supervisor).clone().unwrap()
+    }
+
+    /// Ends the actor of an agent from outside: by itself, or killed.
+    pub(crate) fn end(&self, agent: &AgentHandle, exit: Exit) {
+        let agent_id = agent.agent_id().to_owned();
+        self.supervisor().send_message(RoleMessage::End { agent_id, exit }).unwrap();
     }
 
     pub(crate) async fn submit(&self, id: &str) {
@@ -305,6 +327,17 @@ pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> b
 /// Waits for an answer that must come: a missing one is a failure, not a test that never ends.
 pub(crate) async fn soon<T>(answer: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(3_600), answer).await.expect("it answers")
+}
+
+pub(crate) async fn until_idle(agent: &AgentHandle, generation: u64) {
+    eventually(&format!("generation {generation} of {} is idle", agent.agent_id()), async || {
+        agent.generation() == generation && agent.health().state == AgentState::Idle
+    })
+    .await;
+}
+
+pub(crate) async fn until_state(agent: &AgentHandle, state: AgentState) {
+    eventually(&format!("{} is {state}", agent.agent_id()), async || agent.health().state == state).await;
 }
 
 /// Lets everything that is due now happen.

@@ -4,22 +4,10 @@ use super::*;
 use crate::health::RoleState;
 use crate::host::Restart;
 use crate::role_supervisor::RoleMessage;
-use ractor::ActorRef;
-
-fn supervisor_of(world: &World) -> ActorRef<RoleMessage> {
-    let role = world.tree.record().role(AgentRole::Executor).unwrap();
-    locked(&role.supervisor).clone().unwrap()
-}
+use mnemosyne_core::Exit;
 
 fn permanent() -> HostError {
     HostError::new("ImportError", "no module named agents", true)
-}
-
-async fn until_idle(agent: &AgentHandle, generation: u64) {
-    eventually(&format!("generation {generation} is idle"), async || {
-        agent.generation() == generation && agent.health().state == AgentState::Idle
-    })
-    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -236,7 +224,7 @@ async fn a_child_that_is_killed_cancels_its_work_and_the_next_generation_does_it
     let world = World::new(executors(1), host).await;
     world.submit("survivor").await;
     eventually("the work is there", async || world.host.busy() == 1).await;
-    supervisor_of(&world).get_cell().get_children()[0].kill();
+    world.supervisor().get_cell().get_children()[0].kill();
     world.until_item("survivor", ItemState::Done).await;
     assert_eq!((world.host.busy(), world.agent().generation()), (0, 2));
 }
@@ -250,7 +238,7 @@ async fn a_role_supervisor_that_panics_comes_back_with_its_agents_and_nobody_is_
     }
     eventually("both work", async || world.host.busy() == 2).await;
     let handle = world.agent();
-    supervisor_of(&world).send_message(RoleMessage::Panic).unwrap();
+    world.supervisor().send_message(RoleMessage::Panic).unwrap();
     for id in ["a", "b", "c"] {
         world.until_item(id, ItemState::Done).await;
         assert_eq!(world.store.item(id).await.unwrap().unwrap().item.crashes, 0);
@@ -272,7 +260,7 @@ async fn a_role_supervisor_that_keeps_dying_degrades_only_its_role_and_is_tried_
             locked(&role.supervisor).is_some()
         })
         .await;
-        supervisor_of(&world).send_message(RoleMessage::Panic).unwrap();
+        world.supervisor().send_message(RoleMessage::Panic).unwrap();
         settle().await;
     }
     let reason = world.of_kind(EventKind::RoleDegraded).await.remove(0).data["reason"].clone();
@@ -305,7 +293,7 @@ async fn five_restarts_in_the_window_end_in_quarantine_and_a_person_releases_it(
     world.until_item("wild", ItemState::Done).await;
     world.until_events(EventKind::RoleRecovered, 1).await;
     assert_eq!(world.of_kind(EventKind::AgentRestarted).await.last().unwrap().data["reason"], "requested");
-    supervisor_of(&world).get_cell().get_children()[0].kill(); // within the window, but those restarts are forgiven
+    world.supervisor().get_cell().get_children()[0].kill(); // within the window, but those restarts are forgiven
     until_idle(&agent, 8).await;
 }
 
@@ -337,28 +325,19 @@ async fn restart_types_are_honoured_when_the_child_ends() {
         (Restart::Temporary, AgentState::Stopped, AgentState::Stopped),
     ] {
         for (kill, expected) in [(true, after_kill), (false, after_end)] {
-            let roles =
-                vec![RoleSpec { role: AgentRole::Executor, spec: AgentSpec { restart, ..spec() }, instances: 1 }];
+            let roles = vec![RoleSpec::pool(AgentRole::Executor, AgentSpec { restart, ..spec() }, 1)];
             let world = World::new(roles, MemoryHost::new(|_| Act::Now(ok()))).await;
-            let child = supervisor_of(&world).get_cell().get_children().remove(0);
-            if kill {
-                child.kill()
-            } else {
-                child.stop(None)
-            }
+            let agent = world.agent();
+            world.end(&agent, if kill { Exit::Abnormal } else { Exit::Normal });
             sleep(Duration::from_secs(1)).await;
-            assert_eq!(world.agent().health().state, expected, "{restart:?}, killed: {kill}");
+            assert_eq!(agent.health().state, expected, "{restart:?}, killed: {kill}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_temporary_agent_is_still_restarted_by_a_person() {
-    let roles = vec![RoleSpec {
-        role: AgentRole::Executor,
-        spec: AgentSpec { restart: Restart::Temporary, ..spec() },
-        instances: 1,
-    }];
+    let roles = vec![RoleSpec::pool(AgentRole::Executor, AgentSpec { restart: Restart::Temporary, ..spec() }, 1)];
     let world = World::new(roles, MemoryHost::new(|_| Act::Now(ok()))).await;
     soon(world.agent().restart("requested".into())).await.unwrap();
     until_idle(&world.agent(), 2).await;
