@@ -52,13 +52,13 @@ else:
         work: Coroutine[object, object, None], loop: asyncio.AbstractEventLoop, context: contextvars.Context
     ) -> asyncio.Task[None]:
         """Return a task whose first step has been done; called on the loop's thread, outside any task."""
-        assert isinstance(loop, _Loop)
-        loop.wanted = True
+        own: Any = loop
+        own.wanted = True
         try:
             task = asyncio.Task(work, loop=loop, name=_NAME, context=context)
-            step = loop.first_step
-        finally:
-            loop.wanted, loop.first_step = False, None
-        assert step is not None
+        except BaseException:
+            own.wanted, own.first_step = False, None
+            raise
+        step, own.first_step = own.first_step, None
         context.run(step)
         return task

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import contextvars
 import faulthandler
 import functools
 import inspect
@@ -22,14 +21,15 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from mnemosyne import _core
 from mnemosyne.agents.agent_factory import make_agent
-from mnemosyne.agents.base_agent import blamed, check_result, work_at_hand
+from mnemosyne.agents.base_agent import blamed, check_result, uncounted, work_at_hand
 from mnemosyne.eager import new_event_loop, start_task
 from mnemosyne.errors import (
     AgentUnavailable,
@@ -119,8 +119,8 @@ class _Seat:
     generation: int
     name: str
     """Of its class, for errors."""
-    alone: bool
-    """Direct work needs nothing of the harness: the agent is only a coroutine function."""
+    alone: Callable[[dict[str, Any]], Awaitable[object]] | None
+    """Where direct work needs nothing of the harness, the coroutine function that the agent is."""
 
 
 @dataclass(slots=True)
@@ -209,7 +209,7 @@ class _Loop:
         Raises:
             BaseException: What it raised.
         """
-        call = _PlainCall(functools.partial(contextvars.copy_context().run, function), self._loop.create_future())
+        call = _PlainCall(functools.partial(copy_context().run, function), self._loop.create_future())
         number = next(_numbers)
         _plain_calls[number] = self._plain_calls[number] = call
         self._side.run_plain(number)
@@ -230,7 +230,7 @@ class _Loop:
 
     def _read(self) -> None:
         """Take one tick of messages; see ``rust/bridge/src/port.rs`` for what ends it."""
-        # Whatever ends in here is handed back together.
+        # Whatever ends in here is handed back by its end.
         self._flush_is_due = True
         for kind, number, seat, payload in self._port:
             if kind == "direct":
@@ -271,7 +271,7 @@ class _Loop:
         The first step is done here and now. Most items that take no time end in it, and are never scheduled at all.
         """
         try:
-            task = start_task(work, self._loop, contextvars.Context())
+            task = start_task(work, self._loop, Context())
         except BaseException as error:  # no memory, too deep a recursion: the item's failure, not the loop's
             work.close()
             self._side.completed(slot, _failure(error, claimed=False))
@@ -308,7 +308,7 @@ class _Loop:
                 self._mailbox.answer("undeliverable", number, str(error))
 
     def _aside(self, work: Coroutine[object, object, None]) -> None:
-        task = self._loop.create_task(work, context=contextvars.Context())
+        task = self._loop.create_task(work, context=Context())
         self._others.add(task)
         task.add_done_callback(self._others.discard)
 
@@ -326,7 +326,7 @@ class _Loop:
                 str(start["agent_id"]),
                 cast(int, start["generation"]),
                 type(agent).__name__,
-                inspect.iscoroutinefunction(agent.execute_work) and not _is_claude(agent),
+                None if _is_claude(agent) or not inspect.iscoroutinefunction(agent.execute_work) else uncounted(agent),
             )
         except BaseException as error:
             permanent = isinstance(error, AgentUnavailable | InvalidInput | KeyError)
@@ -372,13 +372,14 @@ class _Loop:
         """Do direct work and report it. No harness stands around it, so an agent that needs none is simply called."""
         try:
             known = self._seats[seat]
-            if not known.alone or "tree" in work["context"]:
+            alone = known.alone
+            if alone is None or "tree" in work["context"]:
                 result = await self._in_harness(known, self.make_context(slot, seat))
                 self._side.completed(slot, {"kind": "result", "result": result})
             else:
                 work_at_hand((self, slot, seat))
                 try:
-                    returned: object = await known.agent.execute_work(work)
+                    returned = await alone(work)
                 except BaseException as error:
                     self._side.completed(slot, _failure(blamed(known.name, error), claimed=False))
                 else:
@@ -387,7 +388,8 @@ class _Loop:
                         self._side.completed(slot, {"kind": "result", "result": whole})
         except BaseException as error:  # nothing that an agent raises may end the loop
             self._side.completed(slot, _failure(error, claimed=False))
-        self._reported(slot)
+        if self._tasks or self._contexts or not self._flush_is_due:  # else there is nothing to clear away
+            self._reported(slot)
 
     async def _claimed(self, slot: int, seat: int, assignment: Json) -> None:
         """Work on a claimed item, harness and all, and report it."""

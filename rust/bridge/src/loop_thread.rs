@@ -32,6 +32,11 @@ const PLAIN_DEADLINE: Duration = Duration::from_secs(1);
 /// A signal is seen this soon by a main thread that waits in here.
 const SIGNALS_EVERY: Duration = Duration::from_millis(50);
 
+/// So many outcomes are handed over before their tick ends, so that their waiters send more while the loop goes on: at 64 in
+/// flight it would else come to the end of its work first. Ratio to a task per item on one loop, medians of 24 pairs on
+/// Python 3.12, at 64 and at 1,000 in flight: at the end of the tick 0.95, 1.18; 32: 1.02, 1.09; 16: 1.10, 1.20.
+const HAND_OVER: usize = 16;
+
 /// The loop that new hosts use. Held over a start, so that hosts that come at once share one.
 static SHARED: tokio::sync::Mutex<Weak<LoopThread>> = tokio::sync::Mutex::const_new(Weak::new());
 /// Every loop whose thread has not left Python, also one that was dropped and is still closing its agents.
@@ -421,7 +426,7 @@ impl AgentLoop {
     fn returned(&self, slot: u64, result: &Bound<'_, PyAny>) -> bool {
         let read = catch_unwind(AssertUnwindSafe(|| result_from_python(result)));
         let Ok(Some(result)) = read else { return false };
-        locked(&self.outcomes).push((Ticket(slot), Outcome::Result(Box::new(result))));
+        self.ended(slot, Outcome::Result(Box::new(result)));
         true
     }
 
@@ -431,20 +436,12 @@ impl AgentLoop {
         let outcome = read.unwrap_or_else(|_| {
             Outcome::Raised(HostError::new("RuntimeError", "a panic in the bridge while it read the outcome", false))
         });
-        locked(&self.outcomes).push((Ticket(slot), outcome));
+        self.ended(slot, outcome);
     }
 
-    /// Hands over all outcomes of a tick.
+    /// Hands over all outcomes that were not handed over yet: at the end of a tick.
     fn flush(&self) {
-        let mut outcomes = locked(&self.outcomes);
-        if !outcomes.is_empty() {
-            locked(&self.shared.outbox).append(&mut outcomes);
-            drop(outcomes);
-            self.shared.courier.notify_one();
-            if self.shared.no_courier.load(Ordering::SeqCst) {
-                self.shared.deliver();
-            }
-        }
+        self.hand_over(1);
     }
 
     /// The item of direct work, as a new dict; None if the work has ended.
@@ -504,6 +501,27 @@ impl AgentLoop {
     #[getter]
     fn id(&self) -> u64 {
         self.shared.id
+    }
+}
+
+impl AgentLoop {
+    fn ended(&self, slot: u64, outcome: Outcome) {
+        locked(&self.outcomes).push((Ticket(slot), outcome));
+        self.hand_over(HAND_OVER);
+    }
+
+    /// Hands over what ended, if that is so many.
+    fn hand_over(&self, at_least: usize) {
+        let mut outcomes = locked(&self.outcomes);
+        if outcomes.len() < at_least {
+            return;
+        }
+        locked(&self.shared.outbox).append(&mut outcomes);
+        drop(outcomes);
+        self.shared.courier.notify_one();
+        if self.shared.no_courier.load(Ordering::SeqCst) {
+            self.shared.deliver();
+        }
     }
 }
 
