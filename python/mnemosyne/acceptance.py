@@ -10,11 +10,15 @@ tells the model of it before that. Both are held to ``tests/shared/acceptance.js
 
 from __future__ import annotations
 
+import re
+
 __all__ = ["can_fail"]
 
 _NEVER_FAIL = frozenset({"true", ":", "echo", "printf"})
 _NEVER_FAIL_IN_A_PIPE = frozenset({"cat", "head", "less", "more", "sort", "tail", "tee", "wc"})
 """Of a pipe only the exit code of the last command counts, and these have none of their own to give."""
+_PLAIN = re.compile(r"""[^\\'"`#<()&|;\n]+""")
+_QUOTED = re.compile(r"""[^\\'"`]+""")
 _KEYWORDS = frozenset({"if", "for", "while", "until", "case", "function", "{"})
 
 
@@ -75,6 +79,10 @@ def _segments(command: str) -> list[tuple[str, str]] | None:
     found: list[tuple[str, str]] = []
     text, quote, depth, position = "", "", 0, 0
     while position < len(command):
+        # Most of a command is plain, and is taken in one go.
+        if run := (_QUOTED if quote else _PLAIN).match(command, position):
+            text, position = text + run[0], run.end()
+            continue
         char, after = command[position], command[position + 1 : position + 2]
         position += 1
         if quote:

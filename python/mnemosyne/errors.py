@@ -7,7 +7,7 @@ not even its prefix, may enter any of them (SECRET-1).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -69,9 +69,26 @@ class MnemosyneError(Exception):
 
 
 class InvalidInput(MnemosyneError, ValueError):
-    """What the user gave cannot be used; nothing was stored or spent. Exit code 2."""
+    """What the user gave cannot be used; nothing was stored or spent. Exit code 2.
+
+    Attributes:
+        problems: Everything that is wrong, where a whole plan or item was judged (:mod:`mnemosyne.validation`): of
+            each the ``code``, ``path``, ``value``, ``message`` and ``fix``.
+    """
 
     default_code = "MN-0100"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        reason: str = "",
+        hint: str = "",
+        problems: Sequence[Mapping[str, str]] = (),
+    ) -> None:
+        super().__init__(message, code=code, reason=reason, hint=hint)
+        self.problems = tuple(problems)
 
 
 class EnvironmentProblem(MnemosyneError):
@@ -257,6 +274,10 @@ def from_wire(error: Mapping[str, object]) -> MnemosyneError:
     data = error.get("data")
     if kind is BudgetExceeded and isinstance(data, dict):
         return BudgetExceeded(message, code=code, reason=reason, hint=hint, data=data)
+    if kind is InvalidInput:
+        listed = data.get("problems") if isinstance(data, dict) else None
+        problems = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+        return InvalidInput(message, code=code, reason=reason, hint=hint, problems=problems)
     if kind is AgentUnavailable:
         retry_at = error.get("retry_at")
         seconds = float(retry_at) if isinstance(retry_at, int | float) else None

@@ -48,6 +48,7 @@ __all__ = [
     "check_store",
     "list_runs",
     "prune_store",
+    "read_all_events",
     "read_events",
     "read_evidence",
     "read_journals",
@@ -194,11 +195,15 @@ class Orchestra:
                 has no known price (MN-0119); nothing is stored.
         """
         from mnemosyne.llm.prices import check_priced
+        from mnemosyne.validation import check_prompt, validate_work_plan
         from mnemosyne.workspace import check_workspace
 
         check_priced(budget, self._models())
-        if isinstance(prompt, str) and not prompt.strip():
-            raise InvalidInput("the prompt is empty", code="MN-0101", hint='mnemosyne orchestrate "what to build"')
+        if isinstance(prompt, str):
+            check_prompt(prompt)
+        else:  # JSON that a type checker did not see is read, and refused by its paths
+            validate_work_plan(prompt).raise_for_errors()
+            prompt = Plan.model_validate(prompt)
         folder = workspace.expanduser().absolute()
         await asyncio.to_thread(check_workspace, folder)
         run: Json = {
@@ -224,8 +229,12 @@ class Orchestra:
         """Store one durable item for a role and return after the commit (DUR-1).
 
         Raises:
-            InvalidInput: The item cannot be stored.
+            InvalidInput: The item cannot be used; all that is wrong is in ``problems`` (MN-0117).
         """
+        from mnemosyne.validation import validate_work_item
+
+        validate_work_item(item).raise_for_errors()
+        item = WorkItem.model_validate(item)
         request: Json = {
             "op": "submit_item",
             "item": item.model_dump(),
@@ -686,6 +695,15 @@ async def _ask_file(request: Json) -> object:
     from mnemosyne import _core
 
     return await mailbox().call(lambda port, ticket: _core.file(port, ticket, request))
+
+
+async def read_all_events(store: Path) -> AsyncIterator[Event]:
+    """Yield every event of a store so far, of runs, of agents and of work that belongs to no run, in sequence."""
+    handle, since = await _open(store), 0
+    while batch := await _events(handle, None, since, wait=False):
+        for event in batch:
+            yield event
+        since = batch[-1].sequence
 
 
 async def read_journals(store: Path, run_id: str, subject: str) -> list[Json]:

@@ -107,21 +107,21 @@ async def test_a_full_specification_becomes_a_plan_and_a_cycle_is_sent_back() ->
     result, server = await played("orchestrator", Phase.FULL_SPEC_TO_PLAN, context, said(cycle), said(good))
     assert result["data"] == {"plan": good}
     assert server.seen[0].body["output_config"]["format"]["schema"]["title"] == "Plan"
-    assert "wait for each other" in server.seen[1].body["messages"][2]["content"]
+    assert "in a circle" in server.seen[1].body["messages"][2]["content"]
     assert "<full_spec>\n{" in prompt_of(server)
 
 
 @pytest.mark.parametrize(
     ("tasks", "problem"),
     [
-        ([{"id": "a"}, {"id": "a"}], "used more than once"),
-        ([{"id": "a", "depends_on": ["z"]}], "depends on z"),
-        ([{"id": "a", "depends_on": ["a"]}], "wait for each other"),
-        ([{"id": "a", "file_scope": ["../x"]}], "leaves the project"),
-        ([{"id": "a", "file_scope": ["/etc"]}], "leaves the project"),
+        ([{"id": "a"}, {"id": "a"}], "used twice"),
+        ([{"id": "a", "depends_on": ["z"]}], 'depends on "z"'),
+        ([{"id": "a", "depends_on": ["a"]}], "in a circle"),
+        ([{"id": "a", "file_scope": ["../x"]}], "not inside the workspace"),
+        ([{"id": "a", "file_scope": ["/etc"]}], "not inside the workspace"),
         ([{"id": "a", "file_scope": []}], "empty file_scope"),
-        ([{"id": "a", "acceptance": [{"command": "true"}, {"command": "echo ok"}]}], "proves nothing"),
-        ([{"id": "a", "acceptance": [{"command": " exit 0 "}]}], "proves nothing"),
+        ([{"id": "a", "acceptance": [{"command": "true"}, {"command": "echo ok"}]}], "no command that can fail"),
+        ([{"id": "a", "acceptance": [{"command": " exit 0 "}]}], "no command that can fail"),
     ],
 )
 def test_what_a_schema_cannot_say_about_a_plan_is_found(tasks: list[dict[str, Any]], problem: str) -> None:

@@ -276,8 +276,10 @@ class AgentContext:
         except Exception as error:
             said = getattr(error, "detail", None)
             await self._call("step_fail", **mine, error=_text(error), usage=_spent(error), detail=said)
+            self._count(getattr(error, "usage", None))
             raise
         await self._call("step_finish", **mine, output=output, usage=_dumped(usage), detail=_tool_error(kind, output))
+        self._count(usage)
         return output
 
     async def recorded(self, name: str, *, input: JsonValue) -> bool:
@@ -311,6 +313,7 @@ class AgentContext:
     async def settle(self, reservation: Reservation, usage: Usage) -> None:
         """Charge what was really spent and give the rest of the reservation back."""
         await self._call("settle", reservation=reservation.id, usage=_dumped(usage))
+        self._count(usage)
 
     async def artifact(self, name: str, content: bytes | str) -> ArtifactRef:
         """Store ``content`` under ``name``; text is stored as UTF-8."""
@@ -323,6 +326,11 @@ class AgentContext:
         self._upcalls.notify(
             {"op": "progress", "item": self.item.id, "epoch": self.epoch, "message": message, "fraction": fraction}
         )
+
+    def _count(self, usage: object) -> None:
+        """Count what the store has taken, and not before: the two views agree."""
+        if isinstance(usage, Usage):
+            get_metrics_collector().record_usage(self.item.id, usage)
 
     async def _records(self) -> dict[tuple[str, str], _Records]:
         async with self._loading:

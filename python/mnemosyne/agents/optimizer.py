@@ -24,6 +24,7 @@ from mnemosyne.agents.base_agent import AgentExecutionMixin
 from mnemosyne.agents.claude_agent import item_context
 from mnemosyne.agents.context import ProjectFiles
 from mnemosyne.errors import AgentError
+from mnemosyne.validation import validate_optimization_request
 from mnemosyne.workspace import as_text
 
 __all__ = ["PACK_BYTES", "OptimizerAgent", "build_pack", "imported_files", "named_in"]
@@ -47,6 +48,7 @@ class OptimizerAgent(AgentExecutionMixin):
                 hint="submit a prompt or a plan with Orchestra.submit; its tasks come with a project",
             )
         context = item_context(work_dict)
+        validate_optimization_request(context).raise_for_errors()
         task, feedback = context.get("task"), context.get("feedback")
         fields = task if isinstance(task, dict) else {}
         pack = await build_pack(

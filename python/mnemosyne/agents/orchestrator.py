@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from graphlib import CycleError, TopologicalSorter
-from pathlib import PurePosixPath
 from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from mnemosyne.acceptance import can_fail
 from mnemosyne.agents import prompts
 from mnemosyne.agents.claude_agent import ClaudeAgent, item_context
 from mnemosyne.errors import InvalidInput
 from mnemosyne.llm import structured
 from mnemosyne.models import AgentRole, Phase, Plan
+from mnemosyne.validation import validate_work_plan
 
 __all__ = ["Component", "FullSpec", "OrchestratorAgent", "Requirement", "Spec", "TestPlanEntry", "plan_problems"]
 
@@ -156,36 +154,15 @@ def _plan_check(spec: JsonValue) -> Callable[[Plan], list[str]]:
 
 def plan_problems(plan: Plan) -> list[str]:
     """Return what is wrong with ``plan`` beyond its form, each as one sentence; empty if it can be carried out."""
-    identifiers = [task.id for task in plan.tasks]
-    problems = [f"task id {name} is used more than once" for name in _repeated(identifiers)]
-    for task in plan.tasks:
-        problems += [f"task {task.id} depends on {name}, which is no task" for name in _unknown(task.depends_on, plan)]
-        problems += [
-            f"task {task.id}: the path {path!r} leaves the project" for path in task.file_scope if _leaves(path)
-        ]
-        if not task.file_scope:
-            problems.append(f"task {task.id} has an empty file_scope: name the paths that it may change")
-        if not any(can_fail(entry.command) for entry in task.acceptance):
-            problems.append(
-                f"task {task.id}: its acceptance cannot fail, so it proves nothing: add a command that fails before "
-                "the change and succeeds after it (a test; for a refactoring a new test, a lint rule or a size limit)"
-            )
-    try:
-        TopologicalSorter({task.id: task.depends_on for task in plan.tasks}).prepare()
-    except CycleError as error:
-        problems.append(f"these tasks wait for each other: {' -> '.join(map(str, error.args[1]))}")
-    return problems
+    report = validate_work_plan(plan)
+    # A plan of ours names its files: a task without a scope runs alone, which only a person may want.
+    left_open = [
+        f"tasks[{at}].file_scope: task {task.id} has an empty file_scope: name the paths that it may change"
+        for at, task in enumerate(plan.tasks)
+        if not task.file_scope
+    ]
+    return [*map(str, report.errors), *left_open]
 
 
 def _repeated(names: list[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})
-
-
-def _unknown(names: list[str], plan: Plan) -> list[str]:
-    known = {task.id for task in plan.tasks}
-    return [name for name in names if name not in known]
-
-
-def _leaves(path: str) -> bool:
-    pure = PurePosixPath(path)
-    return pure.is_absolute() or ".." in pure.parts

@@ -21,7 +21,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 from pydantic import JsonValue
 
@@ -33,6 +33,7 @@ from mnemosyne.errors import AgentError, EnvironmentProblem, InvalidInput
 from mnemosyne.llm import prefetch
 from mnemosyne.metrics import get_metrics_collector
 from mnemosyne.models import Acceptance, Evidence, WorkResult
+from mnemosyne.validation import validate_review_artifact
 
 if TYPE_CHECKING:
     from mnemosyne.gates import Before, GateReport
@@ -85,16 +86,29 @@ async def run_item(agent: AgentExecutionMixin | None, context: AgentContext, ser
     if context.kind in _STARTS_COMMANDS:
         await services.guard().kill(context.item.id)
     context.config = getattr(agent, "config", {})
+    metrics, item = get_metrics_collector(), context.item
+    metrics.start_work_item(item.id, context.agent_id, item.phase, role=item.role)
+    try:
+        result = await _staged(agent, context, services, work)
+    except BaseException as error:
+        metrics.finish_work_item(item.id, success=False, error_type=type(error).__name__)
+        raise
+    succeeded = bool(result["success"])
+    metrics.finish_work_item(item.id, success=succeeded, error_type=None if succeeded else "unsuccessful")
+    return result
+
+
+async def _staged(agent: AgentExecutionMixin | None, context: AgentContext, services: Services, work: Json) -> Json:
     with working_on(context):
         if context.kind == "accept":
-            return _complete(_counted(await _accept(context, services)))
+            return _complete(_counted(context, await _accept(context, services)))
         if agent is None:
             raise InvalidInput(f"an item of kind {context.kind!r} needs an agent", code="MN-0117")
         match context.kind:
             case "execute":
                 return _complete(await _execute(agent, context, services, work))
             case "review":
-                return _complete(_counted(await _review(agent, context, services, work)))
+                return _complete(_counted(context, await _review(agent, context, services, work)))
             case "optimize":
                 return _complete(await _optimize(agent, context, services, work))
             case "prompt_to_spec" | "spec_to_full_spec" | "full_spec_to_plan":
@@ -237,10 +251,11 @@ async def _review(agent: AgentExecutionMixin, context: AgentContext, services: S
     if not result["success"]:
         return result
     verdict = _data(result)
-    if not isinstance(verdict.get("passed"), bool):
+    if wrong := validate_review_artifact(verdict).errors:
         raise AgentError(
             f"{type(agent).__name__} returned no verdict",
             code="MN-0307",
+            reason="; ".join(map(str, wrong)),
             hint='put it into data: {"passed": true, "confidence": 0.9, "feedback": "", "requirements": []}',
         )
     result["data"] = {"confidence": 1.0, "requirements": [], **lowered(verdict, None), "commit": commit}
@@ -326,11 +341,23 @@ def _give_tree(context: AgentContext, services: Services, path: Path) -> None:
     context.tools = Toolbox(path, services.guard(), tag=context.item.id)
 
 
-def _counted(result: Json) -> Json:
-    """Count work that a gate or the reviewer rejected: it is done again (class ``quality``)."""
-    if False in (_data(result).get("passed"), _data(result).get("accepted")):
-        get_metrics_collector().count_retry("quality")
+def _counted(context: AgentContext, result: Json) -> Json:
+    """Count gates and verdicts, and work that they rejected: it is done again (class ``quality``)."""
+    metrics, data = get_metrics_collector(), _data(result)
+    if False in (data.get("passed"), data.get("accepted")):
+        metrics.count_retry("quality")
+    if isinstance(passed := data.get("passed"), bool):
+        confidence = data.get("confidence")
+        sure = float(confidence) if isinstance(confidence, int | float) else 0.0
+        metrics.record_review(context.item.id, passed=passed, confidence=sure)
+    codes = [entry.get("exit_code") for entry in _list(result.get("evidence")) if _is_gate(entry)]
+    green = codes.count(0)
+    metrics.record_gates(context.item.id, passed=green, failed=len(codes) - green)
     return result
+
+
+def _is_gate(entry: JsonValue) -> TypeGuard[Json]:
+    return isinstance(entry, dict) and entry.get("kind") in ("acceptance", "old_tests", "joined")
 
 
 def _not_accepted(feedback: str, *, conflict: bool = False, evidence: JsonValue = None) -> Json:

@@ -6,17 +6,19 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnemosyne.errors import InvalidInput, StoreUnavailable
+from mnemosyne.validation import LARGEST_TEXT, check_prompt, validate_work_plan
 
 if TYPE_CHECKING:
-    from pydantic import SecretStr, ValidationError
+    from pydantic import SecretStr
 
     from mnemosyne.cli.options import Options
     from mnemosyne.models import AgentRole, Budget, Plan
+    from mnemosyne.validation import Finding
 
 __all__ = [
     "find_modules_from_here",
@@ -29,18 +31,8 @@ __all__ = [
     "store_path",
 ]
 
-_SHOWN_PROBLEMS = 3
-_LARGEST_PROMPT = 1_000_000
-"""Bytes; more than any model reads, and it would be sent several times before a server said so."""
 _LARGEST_PLAN = 10_000_000
 """Bytes."""
-_SAID = {
-    "extra_forbidden": "unknown key",
-    "missing": "this key is missing",
-    "model_type": "a JSON object is due",
-    "string_pattern_mismatch": "only letters, digits, dots, dashes and underscores, and a letter or digit first",
-}
-"""Where pydantic speaks of its own types; by the type of the problem."""
 
 
 def store_path(options: Options) -> Path:
@@ -82,12 +74,7 @@ def read_prompt(given: str | None) -> str:
         InvalidInput: It is empty (MN-0101), or cannot be read, is too long or is no text (MN-0102).
     """
     text = _read_words("prompt", given or "")
-    if not text.strip():
-        raise InvalidInput(
-            "the prompt is empty",
-            code="MN-0101",
-            hint='mnemosyne orchestrate "what you want", or @FILE, or - for stdin',
-        )
+    check_prompt(text)
     return text
 
 
@@ -108,7 +95,7 @@ def _read_words(what: str, given: str) -> str:
     if text == "@":
         raise _unreadable(what, "no file is named after @")
     if text == "-" or text.startswith("@"):
-        text = _read_text(what, text.removeprefix("@"), _LARGEST_PROMPT)
+        text = _read_text(what, text.removeprefix("@"), LARGEST_TEXT)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -118,14 +105,13 @@ def _read_words(what: str, given: str) -> str:
     return text
 
 
-def read_plan(source: str) -> Plan:
-    """Return the plan in a file, or on stdin for ``-``. Cycles and the like are found by the core when it is submitted.
+def read_plan(source: str) -> tuple[Plan, Sequence[Finding]]:
+    """Return the plan in a file, or on stdin for ``-``, and what is better asked again about it.
 
     Raises:
-        InvalidInput: It cannot be read (MN-0102), or is no plan; the message names the key (MN-0103).
+        InvalidInput: It cannot be read (MN-0102), or cannot be carried out; all that is wrong is told with its path
+            (MN-0103 to MN-0106, MN-0120).
     """
-    from pydantic import ValidationError
-
     from mnemosyne.models import Plan
 
     text = _read_text("plan", source, _LARGEST_PLAN)
@@ -133,13 +119,9 @@ def read_plan(source: str) -> Plan:
         content = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise _unreadable("plan", f"it is not JSON: {error}", hint="correct the file; nothing was stored") from error
-    try:
-        plan = Plan.model_validate(content)
-    except ValidationError as error:
-        raise _malformed(_problems(error)) from error
-    if _holds_nul(content):
-        raise _malformed(["one of its texts: it holds a NUL character, which no command and no path can"])
-    return plan
+    report = validate_work_plan(content)
+    report.raise_for_errors()
+    return Plan.model_validate(content), report.warnings
 
 
 def read_agents(given: Sequence[str]) -> dict[AgentRole, str]:
@@ -231,22 +213,6 @@ def _unreadable(what: str, reason: str, hint: str = "name a readable UTF-8 file,
     return InvalidInput(f"the {what} cannot be read", code="MN-0102", reason=reason, hint=hint)
 
 
-def _malformed(problems: Sequence[str]) -> InvalidInput:
-    more = "; ".join(problems[1 : _SHOWN_PROBLEMS + 1])
-    return InvalidInput(
-        f"the plan is malformed at {problems[0]}",
-        code="MN-0103",
-        reason=f"also at {more}" if more else "",
-        hint="correct the plan and run the command again; nothing was stored",
-    )
-
-
-def _holds_nul(value: object) -> bool:
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    return any(map(_holds_nul, value)) if isinstance(value, list) else isinstance(value, str) and "\0" in value
-
-
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Refuse what JSON allows and nobody means: of two equal keys the first would be lost without a word."""
     found = dict(pairs)
@@ -267,20 +233,3 @@ def _names_a_class(source: str) -> bool:
     module, separator, name = source.partition(":")
     parts = [*module.split("."), *name.split(".")]
     return bool(separator) and all(part.isidentifier() for part in parts)
-
-
-def _problems(error: ValidationError) -> list[str]:
-    found: list[Mapping[str, object]] = [dict(problem) for problem in error.errors(include_url=False)]
-    return [f"{_key_path(problem['loc'])}: {_wanted(problem)}" for problem in found]
-
-
-def _wanted(problem: Mapping[str, object]) -> str:
-    message = str(problem["msg"])
-    return _SAID.get(str(problem["type"])) or message[:1].lower() + message[1:]
-
-
-def _key_path(location: object) -> str:
-    path = ""
-    for part in location if isinstance(location, tuple) else ():
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    return path or "its top level"

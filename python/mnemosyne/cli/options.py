@@ -135,6 +135,7 @@ def _parser() -> _Parser:
     _events(verb("events", "runs:events", "show what happened in a run"))
     _run(verb("cancel", "runs:cancel", "cancel a run, also one of another process"))
     _demo(verb("demo", "demo:demo", "run the offline demo: no key, no network, no cost"), common)
+    verb("stats", "stats:stats", "add up what the store has seen: claims, tasks, reviews, tokens, cost")
     _explain(verb("explain", "explain:explain", "say what an error code means and what to do"))
     _store(verb("store", "store:check", "look after the store: check, backup, prune"), common)
     return parser

@@ -32,7 +32,13 @@ def orchestrate(options: Options, output: Output) -> int:
             reason="with a plan the phases that a prompt is for are skipped",
             hint="give one of them",
         )
-    goal = inputs.read_prompt(options.prompt) if options.plan is None else inputs.read_plan(options.plan)
+    goal: str | Plan
+    if options.plan is None:
+        goal = inputs.read_prompt(options.prompt)
+    else:
+        goal, warnings = inputs.read_plan(options.plan)
+        if not options.quiet:
+            output.warn(warnings)
     return new_run(goal, lambda: _workspace(options), options.model, options, output)
 
 

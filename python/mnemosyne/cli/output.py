@@ -16,12 +16,14 @@ from mnemosyne.cli.hints import with_store
 from mnemosyne.cli.progress import Progress, event_line
 from mnemosyne.cli.style import Style, one_line
 from mnemosyne.cli.summary import ErrorForm, Summary, budget_form, error_lines, stopped_lines, summary_lines, tokens_of
+from mnemosyne.errors import InvalidInput
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mnemosyne.errors import MnemosyneError
     from mnemosyne.models import Budget, Event
+    from mnemosyne.validation import Finding
 
 __all__ = ["SCHEMA", "About", "Output"]
 
@@ -142,6 +144,10 @@ class Output:
         # A terminal has just shown ^C on the line where we are.
         self._complain(f"\n{text}" if sys.stderr.isatty() else text)
 
+    def warn(self, warnings: Iterable[Finding]) -> None:
+        """Say what about a plan is better asked again; it is worked on all the same."""
+        self._complain("\n".join(f"warning: {one_line(warning)}" for warning in warnings))
+
     def error(self, error: ErrorForm | MnemosyneError) -> None:
         """Show why a run, or a command, is not done."""
         form = error if isinstance(error, dict) else self._error_form(error)
@@ -212,12 +218,15 @@ class Output:
         from mnemosyne.redaction import redact
 
         hint = with_store(problem.hint, self.store)
-        return {
+        form: ErrorForm = {
             "code": problem.code,
             "message": redact(problem.message),
             "reason": redact(problem.reason),
             "hint": redact(hint),
         }
+        if isinstance(problem, InvalidInput) and problem.problems:
+            form["problems"] = [{key: redact(text) for key, text in one.items()} for one in problem.problems]
+        return form
 
     def _json(self, kind: str, form: Mapping[str, object]) -> None:
         # Escaped to ASCII: it reads back the same everywhere, whatever the locale and whatever bytes a path is made of.

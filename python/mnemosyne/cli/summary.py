@@ -58,6 +58,8 @@ _SPENT: tuple[Literal["usd", "tokens", "calls", "seconds"], ...] = ("usd", "toke
 _LIMITED: tuple[Literal["usd", "tokens", "calls", "seconds", "depth"], ...] = (*_SPENT, "depth")
 _MOST_SAID = 1_000
 """Characters of a message or a reason."""
+_MOST_PROBLEMS = 20
+"""Lines about a plan that is refused; ``--json`` has them all."""
 
 
 class PhaseForm(TypedDict):
@@ -166,6 +168,8 @@ class ErrorForm(TypedDict):
     message: str
     reason: str
     hint: str
+    problems: NotRequired[list[dict[str, str]]]
+    """Everything that is wrong with what was given: ``code``, ``path``, ``value``, ``message`` and ``fix`` of each."""
 
 
 class KillRequests(TypedDict):
@@ -295,8 +299,18 @@ def _parked(parked: ParkedForm, style: Style) -> str:
 def error_lines(error: ErrorForm) -> list[str]:
     """Return an error in the form of the command line: what, why, what next."""
     lines = [f"error[{error['code']}]: {_cut(error['message'])}"]
-    lines += [f"  why: {_cut(error['reason'])}"] if error["reason"] else []
+    problems = error.get("problems", [])
+    if len(problems) > 1:  # one has been told in full
+        lines += [f"  at {one_line(_problem(one))}" for one in problems[:_MOST_PROBLEMS]]
+        lines += [f"  and {len(problems) - _MOST_PROBLEMS} more"] if len(problems) > _MOST_PROBLEMS else []
+    elif error["reason"]:
+        lines.append(f"  why: {_cut(error['reason'])}")
     return [*lines, f"  hint: {one_line(error['hint'] or explain_command(error['code']))}"]
+
+
+def _problem(problem: Mapping[str, str]) -> str:
+    shown = f" (it is {problem['value']})" if problem["value"] else ""
+    return f"{problem['path'] or 'its top level'}: {problem['message']}{shown}; {problem['fix']}"
 
 
 def stopped_lines(run: str, resume: str | None, style: Style) -> list[str]:

@@ -67,7 +67,7 @@ pub struct Advance {
 /// What a new run begins with. With a plan the first three phases are skipped.
 ///
 /// # Errors
-/// The plan's first problem.
+/// All that is wrong with the plan.
 pub fn first_items(run: &Run) -> Result<Advance, Problem> {
     let mut step = Step::new(View { run, tasks: &[], next_number: 1 });
     step.event(EventKind::RunSubmitted, None, |event| {
@@ -742,7 +742,7 @@ fn remember(mut task: Task, feedback: &str) -> Task {
 fn read_plan(content: &Value) -> Result<Plan, String> {
     let plan: Plan =
         serde_json::from_value(content.clone()).map_err(|error| format!("the plan is malformed: {error}"))?;
-    plan.validate().map_err(|error| format!("the plan is refused: {error}"))?;
+    plan.validate().map_err(|refused| format!("the plan is refused: {}; {}", refused.message, refused.reason))?;
     Ok(plan)
 }
 

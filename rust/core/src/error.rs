@@ -42,6 +42,8 @@ pub mod codes {
     use super::Code;
     /// A prompt without words.
     pub const PROMPT_EMPTY: Code = "MN-0101";
+    /// A prompt that no model could read.
+    pub const PROMPT_UNREADABLE: Code = "MN-0102";
     /// A plan that cannot be used.
     pub const PLAN_INVALID: Code = "MN-0103";
     /// Dependencies that form a cycle.

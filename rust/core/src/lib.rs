@@ -17,6 +17,7 @@ pub mod plan;
 pub mod record;
 pub mod state;
 pub mod supervision;
+pub mod validation;
 pub mod window;
 pub mod work;
 
@@ -24,7 +25,7 @@ pub use advance::{Advance, first_items, item_dead, next_items, retry_task};
 pub use eligible::{Candidate, Holding, eligible, rank};
 pub use error::{Code, Problem, ProblemKind};
 pub use event::{Event, EventKind, NewEvent};
-pub use plan::{Acceptance, Plan, PlanError, PlanTask};
+pub use plan::{Acceptance, Plan, PlanTask};
 pub use record::{Attempt, Budget, Item, Limits, PhaseRecord, Run, RunOptions, Task};
 pub use state::{AgentRole, AgentState, ItemKind, ItemState, Phase, PhaseState, RunState, TaskState};
 pub use supervision::{Exit, Isolation, Restart, Shutdown, SpecError, Strategy, SupervisorSpec, WorkerLimits};

@@ -1,9 +1,13 @@
 //! Plans: tasks with dependencies, checked before anything is stored.
 
 use crate::acceptance::can_fail;
-use crate::error::{Problem, ProblemKind, codes};
+use crate::error::{Problem, codes};
+use crate::validation::{Finding, MOST_ENTRIES, is_inside, refuse};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+
+/// Seconds that an acceptance command may ask for.
+const LONGEST_COMMAND: f64 = 3_600.0;
 
 fn default_timeout() -> f64 {
     120.0
@@ -52,159 +56,196 @@ pub struct Plan {
     pub tasks: Vec<PlanTask>,
 }
 
-/// Why a plan is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
-    /// There is nothing to do.
-    #[error("the plan has no task")]
-    Empty,
-    /// Two tasks with one id.
-    #[error("the task id {0:?} is used twice")]
-    Duplicate(String),
-    /// A dependency that names nothing.
-    #[error("task {task:?} depends on {missing:?}, which is no task of the plan")]
-    Dangling {
-        /// Who depends.
-        task: String,
-        /// On what.
-        missing: String,
-    },
-    /// A task that waits for itself.
-    #[error("the tasks {} depend on each other in a circle", shown(.0))]
-    Cycle(Vec<String>),
-    /// A task that nothing could prove.
-    #[error("task {0:?} has no acceptance command")]
-    NoAcceptance(String),
-    /// A task whose commands succeed whatever was done.
-    #[error(
-        "task {task:?} is proved by no command that can fail ({command}): it needs one that fails before the change and \
-         succeeds after it, such as a test, or for a refactoring a new test, a lint rule or a size limit"
-    )]
-    CannotFail {
-        /// Whose acceptance.
-        task: String,
-        /// One of its commands.
-        command: String,
-    },
-    /// A path that leaves the workspace.
-    #[error("task {task:?} names the path {path:?}, which is not inside the workspace")]
-    Scope {
-        /// Whose scope.
-        task: String,
-        /// The path.
-        path: String,
-    },
+impl Plan {
+    /// Refuses what could never be finished; see [`Plan::findings`].
+    ///
+    /// # Errors
+    /// All that is wrong, under the code of the first.
+    pub fn validate(&self) -> Result<(), Problem> {
+        refuse("plan", &self.findings())
+    }
+
+    /// Everything that is wrong with the plan: ids used twice, dependencies on nothing and in circles, then task by task
+    /// its form, its scope and its proof.
+    pub fn findings(&self) -> Vec<Finding> {
+        if self.tasks.is_empty() || self.tasks.len() > MOST_ENTRIES {
+            let message = if self.tasks.is_empty() { "there is no task" } else { "there are more than 10,000 tasks" };
+            let count = self.tasks.len().to_string();
+            let fix = "give 1 to 10,000 tasks; one task is done in one go by one agent";
+            return vec![Finding::new(codes::PLAN_INVALID, "tasks", &count, message, fix)];
+        }
+        let mut found = Vec::new();
+        let mut places = BTreeMap::new();
+        for (at, task) in self.tasks.iter().enumerate() {
+            if places.contains_key(task.id.as_str()) {
+                let path = format!("tasks[{at}].id");
+                let message = format!("the task id {:?} is used twice", task.id);
+                found.push(Finding::new(codes::PLAN_DUPLICATE, path, &task.id, message, "choose another id"));
+            } else {
+                places.insert(task.id.as_str(), at);
+            }
+        }
+        for (at, task) in self.tasks.iter().enumerate() {
+            for (number, id) in task.depends_on.iter().enumerate() {
+                if !places.contains_key(id.as_str()) {
+                    let path = format!("tasks[{at}].depends_on[{number}]");
+                    let message = format!("task {:?} depends on {id:?}, which is no task of the plan", task.id);
+                    let fix = "name a task of the plan, or take the entry out";
+                    found.push(Finding::new(codes::PLAN_DANGLING, path, id, message, fix));
+                }
+            }
+        }
+        for cycle in cycles(&self.tasks, &places) {
+            let path = format!("tasks[{}].depends_on", cycle[0]);
+            let ids: Vec<&str> = cycle.iter().map(|at| self.tasks[*at].id.as_str()).collect();
+            let message = format!("the tasks {} depend on each other in a circle", shown(&ids));
+            let fix = "take one of these dependencies out, or split a task";
+            found.push(Finding::new(codes::PLAN_CYCLE, path, ids[1], message, fix));
+        }
+        for (at, command) in self.setup.iter().enumerate() {
+            if command.trim().is_empty() || command.contains('\0') {
+                let (path, fix) = (format!("setup[{at}]"), "write a shell command, or take the entry out");
+                found.push(Finding::new(codes::PLAN_INVALID, path, command, "this is no command", fix));
+            }
+        }
+        for (at, task) in self.tasks.iter().enumerate() {
+            task.findings(&format!("tasks[{at}]"), &mut found);
+        }
+        found
+    }
+}
+
+impl PlanTask {
+    fn findings(&self, path: &str, found: &mut Vec<Finding>) {
+        let mut add = |code, field: &str, value: &str, message: &str, fix: &str| {
+            found.push(Finding::new(code, format!("{path}.{field}"), value, message, fix));
+        };
+        let invalid = codes::PLAN_INVALID;
+        if !is_task_id(&self.id) {
+            let fix = "use 1 to 64 letters, digits, dots, dashes and underscores, and a letter or digit first";
+            add(invalid, "id", &self.id, "this is no id of a task", fix);
+        }
+        if self.title.trim().is_empty() || self.title.contains('\0') {
+            add(invalid, "title", &self.title, "this is no title", "say in one line what the task makes");
+        }
+        if self.description.contains('\0') {
+            add(invalid, "description", "", "it holds a NUL character, so it is no text", "take it out");
+        }
+        for (at, scope) in self.file_scope.iter().enumerate() {
+            if !is_inside(scope) {
+                let fix = "name a path inside the workspace, relative to it";
+                let message = format!("task {:?} names the path {scope:?}, which is not inside the workspace", self.id);
+                add(invalid, &format!("file_scope[{at}]"), scope, &message, fix);
+            }
+        }
+        for (at, acceptance) in self.acceptance.iter().enumerate() {
+            if acceptance.command.contains('\0') {
+                let field = format!("acceptance[{at}].command");
+                add(invalid, &field, "", "it holds a NUL character, so it is no command", "take it out");
+            }
+            let seconds = acceptance.timeout_seconds;
+            if !(seconds > 0.0 && seconds <= LONGEST_COMMAND) {
+                let field = format!("acceptance[{at}].timeout_seconds");
+                let fix = "give a number of seconds above 0, at most 3600";
+                add(invalid, &field, &seconds.to_string(), "it is no time limit", fix);
+            }
+        }
+        if self.acceptance.iter().all(|acceptance| acceptance.command.trim().is_empty()) {
+            let fix = "give a shell command that fails before the change and succeeds after it";
+            add(invalid, "acceptance", "", &format!("task {:?} has no acceptance command", self.id), fix);
+        } else if !self.acceptance.iter().any(|acceptance| can_fail(&acceptance.command)) {
+            let command = &self.acceptance[0].command;
+            let message = format!("task {:?} is proved by no command that can fail ({command})", self.id);
+            let fix = "add one that fails before the change and succeeds after it, such as a test, or for a refactoring a \
+                       new test, a lint rule or a size limit";
+            add(codes::PLAN_PROVES_NOTHING, "acceptance", command, &message, fix);
+        }
+    }
+}
+
+fn is_task_id(id: &str) -> bool {
+    let known = |char: char| char.is_ascii_alphanumeric() || matches!(char, '_' | '.' | '-');
+    id.len() <= 64 && id.starts_with(|first: char| first.is_ascii_alphanumeric()) && id.chars().all(known)
 }
 
 /// A circle of any length, readable.
-fn shown(cycle: &[String]) -> String {
+fn shown(cycle: &[&str]) -> String {
     const MOST: usize = 10;
-    let ids: Vec<&str> = cycle.iter().take(MOST).map(String::as_str).collect();
     let rest = if cycle.len() > MOST { format!(" -> … ({} more)", cycle.len() - MOST) } else { String::new() };
-    format!("{}{rest}", ids.join(" -> "))
+    format!("{}{rest}", cycle[..cycle.len().min(MOST)].join(" -> "))
 }
 
-impl From<PlanError> for Problem {
-    fn from(error: PlanError) -> Self {
-        let code = match &error {
-            PlanError::Duplicate(_) => codes::PLAN_DUPLICATE,
-            PlanError::Dangling { .. } => codes::PLAN_DANGLING,
-            PlanError::Cycle(_) => codes::PLAN_CYCLE,
-            PlanError::CannotFail { .. } => codes::PLAN_PROVES_NOTHING,
-            PlanError::Empty | PlanError::NoAcceptance(_) | PlanError::Scope { .. } => codes::PLAN_INVALID,
-        };
-        Problem::new(ProblemKind::InvalidInput, code, error.to_string())
-            .hint("correct the plan and run the command again; nothing was stored")
-    }
-}
-
-impl Plan {
-    /// Refuses what could never be finished: no task, one id twice, a dependency on nothing or in a circle, no
-    /// acceptance command or none that can fail, a scope outside the workspace.
-    ///
-    /// # Errors
-    /// The first problem found, in that order.
-    pub fn validate(&self) -> Result<(), PlanError> {
-        if self.tasks.is_empty() {
-            return Err(PlanError::Empty);
-        }
-        let mut edges = BTreeMap::new();
-        for task in &self.tasks {
-            if edges.insert(task.id.clone(), task.depends_on.clone()).is_some() {
-                return Err(PlanError::Duplicate(task.id.clone()));
-            }
-        }
-        check_edges(&edges)?;
-        for task in &self.tasks {
-            if task.acceptance.iter().all(|acceptance| acceptance.command.trim().is_empty()) {
-                return Err(PlanError::NoAcceptance(task.id.clone()));
-            }
-            if !task.acceptance.iter().any(|acceptance| can_fail(&acceptance.command)) {
-                let command = task.acceptance[0].command.clone();
-                return Err(PlanError::CannotFail { task: task.id.clone(), command });
-            }
-            if let Some(path) = task.file_scope.iter().find(|path| !is_inside(path)) {
-                return Err(PlanError::Scope { task: task.id.clone(), path: path.clone() });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Refuses edges to nothing and circles. Keys are ids, values what they depend on.
+/// Circles of dependencies that share no task, each as a closed walk of places; dependencies on nothing are left out.
 ///
-/// # Errors
-/// [`PlanError::Dangling`] or [`PlanError::Cycle`], the cycle as a closed walk.
-pub fn check_edges(edges: &BTreeMap<String, Vec<String>>) -> Result<(), PlanError> {
-    for (id, dependencies) in edges {
-        if let Some(missing) = dependencies.iter().find(|dependency| !edges.contains_key(*dependency)) {
-            return Err(PlanError::Dangling { task: id.clone(), missing: missing.clone() });
+/// Tasks are taken away while they depend on nothing that is left; what cannot be taken away depends on a circle.
+fn cycles(tasks: &[PlanTask], places: &BTreeMap<&str, usize>) -> Vec<Vec<usize>> {
+    let named = |task: &PlanTask| -> Vec<usize> {
+        task.depends_on.iter().filter_map(|id| places.get(id.as_str()).copied()).collect()
+    };
+    // Of two tasks with one id the first counts.
+    let depends_on: Vec<Vec<usize>> = tasks
+        .iter()
+        .enumerate()
+        .map(|(at, task)| if places[task.id.as_str()] == at { named(task) } else { Vec::new() })
+        .collect();
+    let mut dependents = vec![Vec::new(); tasks.len()];
+    for (at, dependencies) in depends_on.iter().enumerate() {
+        for dependency in dependencies {
+            dependents[*dependency].push(at);
         }
     }
-    // Take away what depends on nothing that is left; what cannot be taken away holds a circle.
-    let mut left: BTreeSet<&String> = edges.keys().collect();
-    loop {
-        let free: Vec<&String> =
-            left.iter().copied().filter(|id| edges[*id].iter().all(|dependency| !left.contains(dependency))).collect();
-        if free.is_empty() {
-            break;
-        }
-        for id in free {
-            left.remove(id);
+    let mut open: Vec<usize> = depends_on.iter().map(Vec::len).collect();
+    let mut left = vec![true; tasks.len()];
+    let mut free: Vec<usize> = (0..tasks.len()).filter(|at| open[*at] == 0).collect();
+    let mut found = Vec::new();
+    for start in places.values() {
+        loop {
+            while let Some(at) = free.pop() {
+                if std::mem::replace(&mut left[at], false) {
+                    for dependent in &dependents[at] {
+                        open[*dependent] -= 1;
+                        if open[*dependent] == 0 {
+                            free.push(*dependent);
+                        }
+                    }
+                }
+            }
+            if !left[*start] {
+                break;
+            }
+            let Some(cycle) = walk(*start, &depends_on, &left) else {
+                break;
+            };
+            free.extend(&cycle);
+            found.push(cycle);
         }
     }
-    match left.iter().next() {
-        None => Ok(()),
-        Some(start) => Err(PlanError::Cycle(walk_cycle(edges, &left, start))),
+    for cycle in &mut found {
+        cycle.push(cycle[0]);
     }
+    found
 }
 
-/// Follows dependencies inside `left` until an id comes back; every id in `left` has such a dependency.
-fn walk_cycle(edges: &BTreeMap<String, Vec<String>>, left: &BTreeSet<&String>, start: &str) -> Vec<String> {
-    let mut path = vec![start.to_owned()];
+/// Follows the first dependency that is left, from each task to the next, until one comes back.
+fn walk(start: usize, depends_on: &[Vec<usize>], left: &[bool]) -> Option<Vec<usize>> {
+    let mut step_of = BTreeMap::from([(start, 0)]);
+    let mut path = vec![start];
     loop {
-        let here = &path[path.len() - 1];
-        let Some(next) = edges[here].iter().find(|dependency| left.contains(dependency)).cloned() else {
-            return path;
-        };
-        if let Some(first) = path.iter().position(|id| *id == next) {
-            path.drain(..first);
-            path.push(next);
-            return path;
+        let next = depends_on[path[path.len() - 1]].iter().copied().find(|at| left[*at])?;
+        if let Some(step) = step_of.get(&next) {
+            return Some(path.split_off(*step));
         }
+        step_of.insert(next, path.len());
         path.push(next);
     }
-}
-
-/// A relative path without a step upwards, and not into a repository's own files, which no tree holds.
-fn is_inside(path: &str) -> bool {
-    !path.starts_with('/') && !path.contains('\0') && path.split('/').all(|part| part != ".." && part != ".git")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::validation::item_findings;
     use proptest::prelude::*;
+    use serde_json::{Value, json};
 
     fn task(id: &str, depends_on: &[&str]) -> PlanTask {
         PlanTask {
@@ -221,67 +262,63 @@ mod tests {
         Plan { setup: vec![], tasks }
     }
 
-    #[test]
-    fn a_plan_without_tasks_is_refused() {
-        assert_eq!(plan(vec![]).validate(), Err(PlanError::Empty));
+    fn told(plan: &Plan) -> Vec<(&'static str, String)> {
+        plan.findings().into_iter().map(|finding| (finding.code, finding.path)).collect()
     }
 
     #[test]
-    fn an_id_used_twice_is_refused() {
-        assert_eq!(plan(vec![task("a", &[]), task("a", &[])]).validate(), Err(PlanError::Duplicate("a".into())));
-    }
-
-    #[test]
-    fn a_dependency_on_nothing_is_refused_by_name() {
-        let error = plan(vec![task("a", &["b"])]).validate().unwrap_err();
-        assert_eq!(error, PlanError::Dangling { task: "a".into(), missing: "b".into() });
-    }
-
-    #[test]
-    fn a_circle_is_refused_and_shown_as_a_closed_walk() {
-        let error = plan(vec![task("a", &["c"]), task("b", &["a"]), task("c", &["b"]), task("d", &["a"])]);
-        match error.validate() {
-            Err(PlanError::Cycle(path)) => {
-                assert_eq!(path.first(), path.last());
-                assert_eq!(path.len(), 4);
+    fn the_shared_cases_are_judged_as_they_say() {
+        let text = include_str!("../../../tests/shared/validation.json");
+        let cases: Vec<Value> = serde_json::from_str(text).unwrap();
+        for case in &cases {
+            let (name, value) = (&case["name"], case["value"].clone());
+            let found = match case["kind"].as_str().unwrap() {
+                "plan" => serde_json::from_value::<Plan>(value).map(|plan| plan.findings()),
+                "work_item" => serde_json::from_value(value).map(|item| item_findings(&item)),
+                _ => continue, // what only agents give and only Python reads
+            };
+            if case["form"] == json!(true) {
+                assert!(found.is_err(), "{name}: it has not the form");
+                continue;
             }
-            other => panic!("{other:?}"),
+            let found: Vec<Value> = found.unwrap().iter().map(|finding| json!([finding.code, finding.path])).collect();
+            assert_eq!(json!(found), case["errors"], "{name}");
         }
-        assert_eq!(plan(vec![task("a", &["a"])]).validate(), Err(PlanError::Cycle(vec!["a".into(), "a".into()])));
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once_with_value_and_fix() {
+        let mut bad = task("a", &["nothing"]);
+        bad.file_scope = vec!["../up".into()];
+        let refused = plan(vec![bad, task("a", &[])]).validate().unwrap_err();
+        assert_eq!(refused.code, codes::PLAN_DUPLICATE);
+        assert!(refused.message.starts_with("the plan has 3 problems, the first at tasks[1].id: "), "{refused}");
+        assert!(refused.reason.contains("tasks[0].depends_on[0]") && refused.reason.contains("\"../up\""), "{refused}");
+        let told = &refused.data.unwrap()["problems"];
+        assert_eq!((&told[1]["value"], told[2]["fix"].as_str().unwrap().is_empty()), (&json!("nothing"), false));
+    }
+
+    #[test]
+    fn a_circle_is_shown_as_a_closed_walk_and_two_circles_are_two_findings() {
+        let one = plan(vec![task("a", &["c"]), task("b", &["a"]), task("c", &["b"]), task("d", &["a"])]);
+        assert_eq!(told(&one), [(codes::PLAN_CYCLE, "tasks[0].depends_on".to_owned())]);
+        assert!(one.findings()[0].message.contains("a -> c -> b -> a"));
+        let two = plan(vec![task("a", &["a"]), task("b", &["c"]), task("c", &["b", "a"])]);
+        assert_eq!(told(&two).len(), 2);
     }
 
     #[test]
     fn a_long_circle_is_told_in_one_readable_line() {
         let tasks = (0..1000).map(|n| task(&format!("t{n}"), &[&format!("t{}", (n + 1) % 1000)])).collect();
         let text = plan(tasks).validate().unwrap_err().to_string();
-        assert!(text.len() < 200 && text.contains("991 more"), "{text}");
+        assert!(text.len() < 300 && text.contains("991 more"), "{text}");
     }
 
     #[test]
-    fn a_scope_outside_the_workspace_is_refused() {
-        for path in ["/etc", "../x", "a/../../b", ".git/config", "a\0b"] {
-            let mut bad = task("a", &[]);
-            bad.file_scope = vec![path.into()];
-            assert!(matches!(plan(vec![bad]).validate(), Err(PlanError::Scope { .. })), "{path}");
-        }
-    }
-
-    #[test]
-    fn truth_1_a_task_that_no_command_could_fail_is_refused_with_advice() {
-        let with = |commands: &[&str]| {
-            let mut one = task("a", &[]);
-            one.acceptance = commands
-                .iter()
-                .map(|command| Acceptance { command: (*command).into(), timeout_seconds: 1.0 })
-                .collect();
-            plan(vec![one]).validate()
-        };
-        let refused = with(&["pytest || true", "true"]).unwrap_err();
-        assert!(matches!(&refused, PlanError::CannotFail { task, .. } if task == "a"));
-        let problem = Problem::from(refused);
-        assert_eq!(problem.code, "MN-0120");
-        assert!(problem.message.contains("pytest || true") && problem.message.contains("lint rule"), "{problem}");
-        assert_eq!(with(&["true", "pytest"]), Ok(()), "one that can fail is enough");
+    fn truth_1_one_command_that_can_fail_is_enough() {
+        let mut one = task("a", &[]);
+        one.acceptance.insert(0, Acceptance { command: "true".into(), timeout_seconds: 1.0 });
+        assert_eq!(plan(vec![one]).validate(), Ok(()));
     }
 
     #[test]
@@ -290,20 +327,29 @@ mod tests {
         assert!(error.to_string().contains("extra"));
     }
 
+    fn tasks_of(edges: &[Vec<usize>]) -> Plan {
+        let row = |to: &Vec<usize>| to.iter().map(|to| format!("{to:03}")).collect();
+        let make = |(at, to)| PlanTask { depends_on: row(to), ..task(&format!("{at:03}"), &[]) };
+        plan(edges.iter().enumerate().map(make).collect())
+    }
+
     proptest! {
         #[test]
         fn edges_that_point_backwards_never_form_a_circle(picks in proptest::collection::vec(proptest::collection::vec(0usize..40, 0..4), 1..40)) {
-            let edges: BTreeMap<String, Vec<String>> = picks.iter().enumerate()
-                .map(|(index, row)| (format!("{index:03}"), row.iter().filter(|to| **to < index).map(|to| format!("{to:03}")).collect()))
+            let edges: Vec<Vec<usize>> = picks.iter().enumerate()
+                .map(|(index, row)| row.iter().copied().filter(|to| *to < index).collect())
                 .collect();
-            prop_assert_eq!(check_edges(&edges), Ok(()));
+            prop_assert_eq!(tasks_of(&edges).findings(), []);
         }
 
         #[test]
-        fn a_ring_is_always_found(size in 1usize..30) {
-            let edges: BTreeMap<String, Vec<String>> =
-                (0..size).map(|index| (format!("{index:03}"), vec![format!("{:03}", (index + 1) % size)])).collect();
-            prop_assert!(matches!(check_edges(&edges), Err(PlanError::Cycle(_))));
+        fn every_ring_is_found_once(sizes in proptest::collection::vec(1usize..9, 1..6)) {
+            let mut edges = Vec::new();
+            for size in &sizes {
+                let from = edges.len();
+                edges.extend((0..*size).map(|at| vec![from + (at + 1) % size]));
+            }
+            prop_assert_eq!(tasks_of(&edges).findings().len(), sizes.len());
         }
     }
 }

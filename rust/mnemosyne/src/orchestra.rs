@@ -1,6 +1,7 @@
 //! [`Orchestra`]: a store, a tree over it, and runs.
 
 use mnemosyne_core::error::codes;
+use mnemosyne_core::validation::check_prompt;
 use mnemosyne_core::{AgentRole, Budget, Event, Phase, Plan, Problem, ProblemKind, RunOptions, RunState, WorkItem};
 use mnemosyne_runtime::{
     AgentHandle, AgentSpec, RoleSpec, SharedHost, SupervisorSpec, SupervisorView, SystemHealth, Tree, TreeConfig,
@@ -231,8 +232,8 @@ impl Orchestra {
             Problem::new(ProblemKind::InvalidInput, codes::WORKSPACE, "the workspace does not exist")
                 .because(error.to_string())
         })?;
-        if request.plan.is_none() && request.prompt.as_deref().is_none_or(|prompt| prompt.trim().is_empty()) {
-            return Err(Problem::new(ProblemKind::InvalidInput, codes::PROMPT_EMPTY, "the prompt is empty"));
+        if request.plan.is_none() {
+            check_prompt(request.prompt.as_deref().unwrap_or_default())?;
         }
         let run = mnemosyne_core::Run {
             id: new_run_id()?,

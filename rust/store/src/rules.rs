@@ -4,6 +4,7 @@ use crate::budget;
 use crate::clock::timestamp;
 use crate::types::{ClaimRequest, FinishStep, NewCommand, Parked, Release, ReleaseReason, StartStep, StepState};
 use mnemosyne_core::error::codes;
+use mnemosyne_core::validation::{item_findings, refuse};
 use mnemosyne_core::{
     ArtifactRef, Budget, EventKind, Item, ItemKind, ItemState, NewEvent, Phase, PhaseRecord, PhaseState, Problem,
     ProblemKind, Run, RunOptions, RunState, WorkItem,
@@ -72,17 +73,7 @@ pub(crate) fn taken_over(mut run: Run, boot: &str, budget: Option<Budget>) -> Ru
 
 /// A user's own item as it is stored.
 pub(crate) fn own_item(work: WorkItem) -> Result<Item, Problem> {
-    if work.id.trim().is_empty() {
-        return Err(bad_item("the work item has no id").hint("give it an id that is unique in the store"));
-    }
-    if work.priority > 10 {
-        return Err(bad_item(format!("work item {} has the priority {}", work.id, work.priority))
-            .hint("use 0 (last) to 10 (first)"));
-    }
-    if !work.timeout_seconds.is_finite() || work.timeout_seconds <= 0.0 {
-        return Err(bad_item(format!("work item {} has the time limit {}", work.id, work.timeout_seconds))
-            .hint("give a positive number of seconds"));
-    }
+    refuse("work item", &item_findings(&work))?;
     Ok(Item {
         work,
         run: None,
