@@ -587,13 +587,14 @@ async def _main(side: _core.AgentLoop) -> None:
     await _Loop(side).live()
 
 
-def _log(at: float, level: int, logger: str, text: str) -> None:
-    """Hand one record of Rust's to Python's logging, with its own time."""
+def _log(at: float, level: int, logger: str, text: str, about: list[tuple[str, str]]) -> None:
+    """Hand one record of Rust's to Python's logging, with its own time and what it is about."""
     known = logging.getLogger(logger)
     if known.isEnabledFor(level):
         record = known.makeRecord(logger, level, "rust", 0, text, (), None)
         record.created = at
         record.msecs = at % 1 * 1000
+        record.mnemosyne = dict(about)
         with contextlib.suppress(Exception):  # a handler of the user's is not the loop's to answer for
             known.handle(record)
 

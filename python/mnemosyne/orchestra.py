@@ -7,6 +7,7 @@ Everything that must survive is in the store before it is acknowledged (DUR-1); 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import shutil
@@ -117,7 +118,8 @@ class Orchestra:
             base_url = await self._start_demo(state_directory(self._store), store.boot())
         try:
             roles: list[JsonValue] = [self._role(role, base_url, key) for role in AgentRole]
-            config: Json = {"store": str(self._store), "roles": roles, "claims": True}
+            followed = logging.getLogger("mnemosyne.events").isEnabledFor(logging.INFO)
+            config: Json = {"store": str(self._store), "roles": roles, "claims": True, "log_events": followed}
             opened = await mailbox().call(lambda port, ticket: _core.tree(port, ticket, config, store))
         except BaseException:
             await self._stop_demo()

@@ -16,6 +16,7 @@ from types import MappingProxyType, MethodType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from mnemosyne.errors import AgentError, BudgetExceeded, InvalidInput
+from mnemosyne.logging_config import say_what_it_is_about
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -98,6 +99,26 @@ def current_context() -> AgentContext:
             reason="the context exists only while execute_work runs, and in what it starts",
             hint="read self.context inside execute_work",
         ) from None
+
+
+def _about() -> Mapping[str, object]:
+    """What a log line of the calling task is about."""
+    try:
+        context = current_context()
+    except (AgentError, LookupError):  # no work, or direct work that has ended meanwhile
+        return {}
+    return {
+        "run": context.run.id if context.run is not None else None,
+        "item": context.item.id,
+        "attempt": context.attempt,
+        "role": context.item.role.value,
+        "agent": context.agent_id or None,
+        "generation": context.generation,
+        "epoch": context.epoch or None,
+    }
+
+
+say_what_it_is_about(_about)
 
 
 @contextlib.contextmanager

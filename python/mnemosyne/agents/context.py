@@ -24,10 +24,13 @@ from pydantic import JsonValue
 
 from mnemosyne.canonical import canonical_json, sha256_json
 from mnemosyne.errors import AgentError, Fenced
+from mnemosyne.logging_config import get_logger
 from mnemosyne.metrics import get_metrics_collector
 from mnemosyne.models import Acceptance, ArtifactRef, PlanTask, Reservation, Usage, WorkItem
 
 __all__ = ["AgentContext", "LocalUpcalls", "ProjectFiles", "RunInfo", "ToolSet", "Upcalls"]
+
+_log = get_logger("mnemosyne.agents")
 
 _ERROR_LENGTH = 4000  # characters of an error that the journal keeps
 _DIRECT_PATIENCE = 30.0  # seconds: nobody can park direct work, and its caller waits
@@ -277,9 +280,12 @@ class AgentContext:
             said = getattr(error, "detail", None)
             await self._call("step_fail", **mine, error=_text(error), usage=_spent(error), detail=said)
             self._count(getattr(error, "usage", None))
+            _log.warning("%s %s (step %s) failed: %s", kind, name, number["number"], _text(error))
             raise
         await self._call("step_finish", **mine, output=output, usage=_dumped(usage), detail=_tool_error(kind, output))
         self._count(usage)
+        used = f", {usage.input_tokens} tokens in, {usage.output_tokens} out" if usage is not None else ""
+        _log.info("%s %s (step %s) done%s", kind, name, number["number"], used)
         return output
 
     async def recorded(self, name: str, *, input: JsonValue) -> bool:

@@ -18,6 +18,7 @@ the model the same question) even where the world has moved on.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +30,9 @@ from mnemosyne.agents.base_agent import AgentExecutionMixin, call_agent, working
 from mnemosyne.agents.claude_agent import ClaudeAgent
 from mnemosyne.agents.context import AgentContext
 from mnemosyne.agents.reviewer import lowered
-from mnemosyne.errors import AgentError, EnvironmentProblem, InvalidInput
+from mnemosyne.errors import AgentError, EnvironmentProblem, Fenced, InvalidInput, ModelParked
 from mnemosyne.llm import prefetch
+from mnemosyne.logging_config import get_logger
 from mnemosyne.metrics import get_metrics_collector
 from mnemosyne.models import Acceptance, Evidence, WorkResult
 from mnemosyne.validation import validate_review_artifact
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["Services", "run_item"]
 
 Json = dict[str, JsonValue]
+
+_log = get_logger("mnemosyne.agents")
 
 OVERVIEW_BYTES = 120_000  # of the project, as the Orchestrator sees it: about 40 000 tokens
 _STARTS_COMMANDS = frozenset({"optimize", "execute", "review", "accept"})
@@ -88,35 +92,56 @@ async def run_item(agent: AgentExecutionMixin | None, context: AgentContext, ser
     context.config = getattr(agent, "config", {})
     metrics, item = get_metrics_collector(), context.item
     metrics.start_work_item(item.id, context.agent_id, item.phase, role=item.role)
-    try:
-        result = await _staged(agent, context, services, work)
-    except BaseException as error:
-        metrics.finish_work_item(item.id, success=False, error_type=type(error).__name__)
-        raise
-    succeeded = bool(result["success"])
-    metrics.finish_work_item(item.id, success=succeeded, error_type=None if succeeded else "unsuccessful")
+    with working_on(context):
+        _log.info("%s begins", context.kind)
+        try:
+            result = await _staged(agent, context, services, work)
+        except BaseException as error:
+            metrics.finish_work_item(item.id, success=False, error_type=type(error).__name__)
+            _log_failure(agent, context, error)
+            raise
+        succeeded = bool(result["success"])
+        metrics.finish_work_item(item.id, success=succeeded, error_type=None if succeeded else "unsuccessful")
+        _log.info("%s ended%s", context.kind, "" if succeeded else f" without success: {result.get('error')}")
     return result
 
 
+def _log_failure(agent: AgentExecutionMixin | None, context: AgentContext, error: BaseException) -> None:
+    if isinstance(error, Fenced | ModelParked | asyncio.CancelledError) or not isinstance(error, Exception):
+        _log.warning("%s was left: %s: %s", context.kind, type(error).__name__, error)
+    elif _log.isEnabledFor(logging.ERROR):
+        from mnemosyne.error_context import create_error_context
+
+        box = create_error_context(
+            error,
+            item=context.item,
+            agent_id=context.agent_id or None,
+            generation=context.generation,
+            run=context.run.id if context.run is not None else None,
+            task=context.task.id if context.task is not None else None,
+            session_active=isinstance(agent, ClaudeAgent),
+        )
+        _log.error("%s failed\n%s", context.kind, box.format(), exc_info=error)
+
+
 async def _staged(agent: AgentExecutionMixin | None, context: AgentContext, services: Services, work: Json) -> Json:
-    with working_on(context):
-        if context.kind == "accept":
-            return _complete(_counted(context, await _accept(context, services)))
-        if agent is None:
-            raise InvalidInput(f"an item of kind {context.kind!r} needs an agent", code="MN-0117")
-        match context.kind:
-            case "execute":
-                return _complete(await _execute(agent, context, services, work))
-            case "review":
-                return _complete(_counted(context, await _review(agent, context, services, work)))
-            case "optimize":
-                return _complete(await _optimize(agent, context, services, work))
-            case "prompt_to_spec" | "spec_to_full_spec" | "full_spec_to_plan":
-                return await _orchestrate(agent, context, services, work)
-            case "work":
-                return await _work(agent, context, services, work)
-            case other:
-                raise InvalidInput(f"there is no kind of item {other!r}", code="MN-0117")
+    if context.kind == "accept":
+        return _complete(_counted(context, await _accept(context, services)))
+    if agent is None:
+        raise InvalidInput(f"an item of kind {context.kind!r} needs an agent", code="MN-0117")
+    match context.kind:
+        case "execute":
+            return _complete(await _execute(agent, context, services, work))
+        case "review":
+            return _complete(_counted(context, await _review(agent, context, services, work)))
+        case "optimize":
+            return _complete(await _optimize(agent, context, services, work))
+        case "prompt_to_spec" | "spec_to_full_spec" | "full_spec_to_plan":
+            return await _orchestrate(agent, context, services, work)
+        case "work":
+            return await _work(agent, context, services, work)
+        case other:
+            raise InvalidInput(f"there is no kind of item {other!r}", code="MN-0117")
 
 
 async def _orchestrate(agent: AgentExecutionMixin, context: AgentContext, services: Services, work: Json) -> Json:

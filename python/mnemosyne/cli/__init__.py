@@ -7,6 +7,7 @@ code. Nothing heavy is imported before a verb runs: ``mnemosyne --help`` costs a
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from typing import Never
 
 __all__ = ["main"]
+
+
+_LOG_VARIABLES = ("MNEMOSYNE_LOG_FILE", "MNEMOSYNE_LOG_LEVEL", "MNEMOSYNE_LOG_FORMAT")
 
 
 class _Terminated(KeyboardInterrupt):
@@ -43,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = parse(arguments)
         output.quiet, output.store = options.quiet, options.store
+        _begin_log()
         return _handler(options)(options, output)
     except SystemExit as request:  # argparse, after --help and --version
         return request.code if isinstance(request.code, int) else 0
@@ -54,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = _unexpected(error, debug)
         return output.fail(found, _exit_code(found), trace=_trace(error, debug))
     finally:
+        _end_log()
         _on_terminate(before)
         if argv is None:
             # The answer is out, and the process is about to end: a late signal must not turn "done" into a death.
@@ -65,6 +71,27 @@ def _handler(options: Options) -> Callable[[Options, Output], int]:
     module, name = options.handler.split(":")
     handler: Callable[[Options, Output], int] = getattr(importlib.import_module(module), name)
     return handler
+
+
+def _begin_log() -> None:
+    """Write a log if the environment asks for one. Without one, what a person has to know is shown by the command."""
+    if _log_is_asked_for():
+        from mnemosyne.logging_config import configure_logging
+
+        configure_logging()
+    elif not (ours := logging.getLogger("mnemosyne")).handlers:
+        ours.addHandler(logging.NullHandler())
+
+
+def _end_log() -> None:
+    if _log_is_asked_for():
+        from mnemosyne.logging_config import stop_logging
+
+        stop_logging()
+
+
+def _log_is_asked_for() -> bool:
+    return any(os.environ.get(name) for name in _LOG_VARIABLES)
 
 
 def _exit_code(problem: MnemosyneError) -> int:

@@ -7,8 +7,9 @@
 use crate::loop_thread::living;
 use crate::port::Message;
 use crate::sync::locked;
+use mnemosyne_store::{EventQuery, Store};
 use std::fmt::{Debug, Write};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
 use tracing::field::{Field, Visit};
@@ -38,7 +39,14 @@ pub(crate) struct Line {
     pub(crate) level: u8,
     pub(crate) logger: &'static str,
     pub(crate) text: String,
+    /// What it is about; see [`ABOUT`].
+    pub(crate) about: Vec<(&'static str, String)>,
 }
+
+/// Fields that say what a line is about, as `python/mnemosyne/logging_config.py` knows them; others are part of the text.
+const ABOUT: [&str; 7] = ["run", "item", "attempt", "role", "agent", "generation", "epoch"];
+/// Characters of an event's data in its line; the whole is in the store.
+const DATA_LENGTH: usize = 500;
 
 /// Forwards from now on, unless the process has a subscriber already.
 pub(crate) fn install(runtime: &Handle) {
@@ -59,8 +67,8 @@ impl Subscriber for Forwarder {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let mut text = Text(String::new());
-        event.record(&mut text);
+        let mut said = Said::default();
+        event.record(&mut said);
         let level = match *event.metadata().level() {
             Level::ERROR => 40,
             Level::WARN => 30,
@@ -68,7 +76,7 @@ impl Subscriber for Forwarder {
             Level::DEBUG | Level::TRACE => 10,
         };
         let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-        let line = Line { at, level, logger: event.metadata().target(), text: text.0 };
+        let line = Line { at, level, logger: event.metadata().target(), text: said.text, about: said.about };
         if keep(line) {
             self.runtime.spawn(async {
                 tokio::time::sleep(EVERY).await;
@@ -113,22 +121,73 @@ fn send() {
     if dropped > 0 {
         let at = lines.last().map_or(0.0, |line| line.at);
         let text = format!("{dropped} log records were dropped: they came faster than they could be handed over");
-        lines.push(Line { at, level: 30, logger: "mnemosyne.bridge", text });
+        lines.push(Line { at, level: 30, logger: "mnemosyne.bridge", text, about: vec![] });
     }
     shared.channel.push(Message::Log(lines));
 }
 
-/// The message, then the fields as `name=value`.
-struct Text(String);
+/// The message, then the fields as `name=value`; apart from them what the line is about.
+#[derive(Default)]
+struct Said {
+    text: String,
+    about: Vec<(&'static str, String)>,
+}
 
-impl Visit for Text {
+impl Visit for Said {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match ABOUT.iter().find(|name| **name == field.name()) {
+            Some(name) => self.about.push((name, value.to_owned())),
+            None => self.record_debug(field, &value),
+        }
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if let Some(name) = ABOUT.iter().find(|name| **name == field.name()) {
+            self.about.push((name, format!("{value:?}")));
+            return;
+        }
         // Writing to a String does not fail.
         let _ = match field.name() {
-            "message" => write!(self.0, "{value:?}"),
-            name => write!(self.0, " {name}={value:?}"),
+            "message" => write!(self.text, "{value:?}"),
+            name => write!(self.text, " {name}={value:?}"),
         };
     }
+}
+
+/// Logs every event of a store from now on, with what it is about, until the store is closed. One place instead of a log
+/// call beside each event: whatever is stored is in the log, in the order in which it was committed, and nothing else.
+pub(crate) fn follow_events(store: &Arc<dyn Store>) {
+    let (weak, mut changed) = (Arc::downgrade(store), store.changed());
+    let mut since = *changed.borrow_and_update();
+    tokio::spawn(async move {
+        while changed.changed().await.is_ok() {
+            let Some(store) = weak.upgrade() else { return };
+            let query = EventQuery { since, run: None, agent: None, limit: 1_000 };
+            // The next change comes with what was missed.
+            for event in store.events(query).await.unwrap_or_default() {
+                since = event.sequence;
+                tell(&event);
+            }
+        }
+    });
+}
+
+fn tell(event: &mnemosyne_core::Event) {
+    let new = &event.event;
+    let data = if new.data.is_empty() { String::new() } else { serde_json::to_string(&new.data).unwrap_or_default() };
+    let data: String = data.chars().take(DATA_LENGTH).collect();
+    tracing::info!(
+        target: "mnemosyne.events",
+        run = new.run.as_deref(),
+        item = new.item.as_deref(),
+        attempt = new.attempt,
+        role = new.role.map(|role| role.as_str()),
+        agent = new.agent.as_deref(),
+        generation = new.generation,
+        epoch = new.epoch,
+        "{} {data}",
+        new.kind,
+    );
 }
 
 #[cfg(test)]
@@ -137,7 +196,7 @@ mod tests {
 
     #[test]
     fn more_lines_than_fit_are_counted_and_one_is_sent_for_all_of_them() {
-        let line = || Line { at: 1.0, level: 20, logger: "mnemosyne.test", text: "said".to_owned() };
+        let line = || Line { at: 1.0, level: 20, logger: "mnemosyne.test", text: "said".to_owned(), about: vec![] };
         let sent_for = (0..LIMIT + 10).filter(|_| keep(line())).count();
         let waiting = locked(&WAITING);
         assert_eq!((sent_for, waiting.lines.len(), waiting.dropped), (1, LIMIT, 10));

@@ -322,7 +322,7 @@ fn deliver(py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyTuple>> {
         }
         Message::Ran { number } => (intern!(py, "ran"), number, 0_u64, py.None()).into_pyobject(py),
         Message::Log(lines) => {
-            let lines = lines.into_iter().map(|line| (line.at, line.level, line.logger, line.text));
+            let lines = lines.into_iter().map(|line| (line.at, line.level, line.logger, line.text, line.about));
             (intern!(py, "log"), 0_u64, 0_u64, lines.collect::<Vec<_>>()).into_pyobject(py)
         }
         Message::Shutdown => (intern!(py, "shutdown"), 0_u64, 0_u64, py.None()).into_pyobject(py),

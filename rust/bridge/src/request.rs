@@ -1,6 +1,7 @@
 //! What Python asks of a store or a tree: one typed request per verb, answered through the asking loop's port.
 
 use crate::host::PythonHost;
+use crate::log::follow_events;
 use crate::port::Reply;
 use mnemosyne_core::{Budget, Problem, ProblemKind, Run, RunState, WorkItem, error::codes};
 use mnemosyne_runtime::{AgentHandle, AgentSpec, RoleSpec, SupervisorSpec, Tree, TreeConfig, WorkError};
@@ -94,6 +95,9 @@ pub(crate) struct OpenTree {
     store: Option<PathBuf>,
     roles: Vec<OpenRole>,
     claims: bool,
+    /// Whether somebody reads them: otherwise each would be read from the store for nothing.
+    #[serde(default)]
+    log_events: bool,
 }
 
 #[derive(Deserialize)]
@@ -136,6 +140,9 @@ impl OpenTree {
         let directory = self.store.as_deref().map(mnemosyne_store::boot::state_directory);
         let store = store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
         let roles = self.roles.into_iter().map(OpenRole::read).collect::<Result<Vec<_>, Problem>>()?;
+        if self.log_events {
+            follow_events(&store);
+        }
         let config = TreeConfig { store: Arc::clone(&store), roles, claims: self.claims };
         let tree = Tree::start(config).await?;
         match PythonHost::launch(&tokio::runtime::Handle::current(), Arc::clone(&store), directory).await {

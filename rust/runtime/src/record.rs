@@ -242,8 +242,10 @@ impl RoleRecord {
             return;
         }
         match &reason {
-            Some(reason) => tracing::info!(target: "mnemosyne.runtime", "role {} is degraded: {reason}", self.role),
-            None => tracing::info!(target: "mnemosyne.runtime", "role {} has recovered", self.role),
+            Some(reason) => {
+                tracing::warn!(target: "mnemosyne.runtime", role = self.role.as_str(), "the role is degraded: {reason}");
+            }
+            None => tracing::warn!(target: "mnemosyne.runtime", role = self.role.as_str(), "the role has recovered"),
         }
         let kind = if reason.is_some() { EventKind::RoleDegraded } else { EventKind::RoleRecovered };
         let event = NewEvent { role: Some(self.role), ..NewEvent::new(kind) }.with("role", self.role.as_str());
