@@ -43,6 +43,7 @@ from mnemosyne.errors import (
     ModelRefused,
 )
 from mnemosyne.mailbox import Mailbox, keep_exception
+from mnemosyne.redaction import redact
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -505,7 +506,7 @@ def _failure(error: BaseException, *, claimed: bool) -> Json:
 
 
 def _problem(kind: str, error: MnemosyneError) -> Json:
-    return {"kind": kind, **{key: _encodable(text) for key, text in error.to_dict().items()}}
+    return {"kind": kind, **{key: _encodable(redact(text)) for key, text in error.to_dict().items()}}
 
 
 def _encodable(text: str) -> str:
@@ -524,8 +525,9 @@ def _described(error: BaseException, *, permanent: bool, keep: bool = False) -> 
     return {
         "permanent": permanent,
         "type_name": type(error).__name__,
-        "message": _encodable(text[:_TRACEBACK_LENGTH]),
-        "traceback": _encodable(lines[-_TRACEBACK_LENGTH:]),
+        # Events keep it for ever, and an agent may say a key aloud (SECRET-1).
+        "message": _encodable(redact(text[:_TRACEBACK_LENGTH])),
+        "traceback": _encodable(redact(lines[-_TRACEBACK_LENGTH:])),
         "token": keep_exception(error) if keep else None,
     }
 

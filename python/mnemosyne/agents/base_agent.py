@@ -30,6 +30,7 @@ __all__ = [
     "call_agent",
     "check_result",
     "current_context",
+    "validate_environment",
     "work_at_hand",
     "working_on",
 ]
@@ -195,6 +196,20 @@ def _too_deep(context: AgentContext, limit: int) -> BudgetExceeded:
         hint=f"mnemosyne resume {run} --budget-depth {limit + 1}",
         data={"kind": "depth", "level": "run", "name": "", "spent": limit, "limit": limit},
     )
+
+
+def validate_environment() -> bool:
+    """Print whether an agent of Claude could work here: a check mark or a cross for the SDK and for the key.
+
+    Returns:
+        Whether both are there. ``mnemosyne doctor`` looks at much more.
+    """
+    from mnemosyne.config.environment import check_key, check_sdk
+
+    checks = [check_sdk(), check_key()]
+    for check in checks:
+        print(f"{'✓' if check.ok else '✗'} {check.name}: {check.detail}{'' if check.ok else f'; {check.fix}'}")
+    return all(check.ok for check in checks)
 
 
 async def call_agent(agent: AgentExecutionMixin, work_dict: dict[str, JsonValue]) -> dict[str, JsonValue]:

@@ -27,6 +27,7 @@ from mnemosyne.errors import AgentError, Fenced
 from mnemosyne.logging_config import get_logger
 from mnemosyne.metrics import get_metrics_collector
 from mnemosyne.models import Acceptance, ArtifactRef, PlanTask, Reservation, Usage, WorkItem
+from mnemosyne.redaction import redact
 
 __all__ = ["AgentContext", "LocalUpcalls", "ProjectFiles", "RunInfo", "ToolSet", "Upcalls"]
 
@@ -364,7 +365,8 @@ def _index(listed: list[JsonValue]) -> dict[tuple[str, str], _Records]:
 
 def _text(error: Exception) -> str:
     # A file name can hold bytes that are not UTF-8; the journal cannot.
-    return f"{type(error).__name__}: {error}"[:_ERROR_LENGTH].encode("utf-8", "replace").decode("utf-8")
+    said = redact(f"{type(error).__name__}: {error}"[:_ERROR_LENGTH])
+    return said.encode("utf-8", "replace").decode("utf-8")
 
 
 def _tool_error(kind: str, output: JsonValue) -> JsonValue:

@@ -135,6 +135,7 @@ def _parser() -> _Parser:
     _events(verb("events", "runs:events", "show what happened in a run"))
     _run(verb("cancel", "runs:cancel", "cancel a run, also one of another process"))
     _demo(verb("demo", "demo:demo", "run the offline demo: no key, no network, no cost"), common)
+    _doctor(verb("doctor", "doctor:doctor", "check that everything is there which a run needs"))
     verb("stats", "stats:stats", "add up what the store has seen: claims, tasks, reviews, tokens, cost")
     _explain(verb("explain", "explain:explain", "say what an error code means and what to do"))
     _store(verb("store", "store:check", "look after the store: check, backup, prune"), common)
@@ -215,6 +216,11 @@ def _events(parser: _Parser) -> None:
     _run(parser)
     parser.add_argument("--since", type=_whole(0), metavar="N", help="only events after sequence N")
     parser.add_argument("--follow", action="store_true", help="wait for more until the run ends")
+
+
+def _doctor(parser: _Parser) -> None:
+    parser.add_argument("--base-url", metavar="URL", help="connect to this server too")
+    parser.add_argument("--api-key-file", type=_path, metavar="F", help="the key file that a run would be given")
 
 
 def _explain(parser: _Parser) -> None:

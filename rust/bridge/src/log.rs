@@ -175,6 +175,7 @@ pub(crate) fn follow_events(store: &Arc<dyn Store>) {
 fn tell(event: &mnemosyne_core::Event) {
     let new = &event.event;
     let data = if new.data.is_empty() { String::new() } else { serde_json::to_string(&new.data).unwrap_or_default() };
+    let kind = serde_json::json!(new.kind);
     let data: String = data.chars().take(DATA_LENGTH).collect();
     tracing::info!(
         target: "mnemosyne.events",
@@ -186,7 +187,7 @@ fn tell(event: &mnemosyne_core::Event) {
         generation = new.generation,
         epoch = new.epoch,
         "{} {data}",
-        new.kind,
+        kind.as_str().unwrap_or_default(),
     );
 }
 
