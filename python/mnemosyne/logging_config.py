@@ -65,7 +65,12 @@ def log_context(record: logging.LogRecord) -> dict[str, object]:
     """Return what a record is about: its own fields where it came from Rust, else the work at hand."""
     own = getattr(record, "mnemosyne", None)
     known = own if isinstance(own, Mapping) else _about()
-    return {name: known[name] for name in FIELDS if known.get(name) is not None}
+    return {name: _number(known[name]) for name in FIELDS if known.get(name) is not None}
+
+
+def _number(value: object) -> object:
+    """Rust's fields come as text."""
+    return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
 def configure_logging(

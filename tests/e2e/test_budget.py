@@ -45,7 +45,7 @@ def why_it_stopped(stopped: Finished) -> dict[str, Any]:
     """The data of the event that ended a run which its budget stopped."""
     assert (stopped.exit_code, stopped.summary["state"]) == (4, "budget"), stopped.err
     assert stopped.summary["resume"]
-    assert "error[MN-0501]: " in stopped.err
+    assert "error[MN-0501]: the budget of " in stopped.err
     assert "--budget-" in stopped.err
     last = [event for event in stopped.events if event["run"]][-1]
     assert last["kind"] == "budget_exceeded"

@@ -138,8 +138,12 @@ def test_a_page_names_the_class_that_python_raises() -> None:
 
 
 def hints() -> set[str]:
-    """Every text in which a command is recommended: hints of both languages, pages, and the advice of the error box."""
+    """Every text in which a command is recommended: hints of both languages, pages, documents, and the advice of the box."""
     found = {explain.page(code) for code in explain.codes()}
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = path.read_text(encoding="utf-8")
+        found.update(re.findall(r"^mnemosyne [^#\n]*", text, re.MULTILINE))
+        found.update(re.findall(r"`(mnemosyne [^`\n]*)`", text))
     for code, _ in rust_files():
         found.update(re.findall(r'"([^"]*\bmnemosyne [^"]*)"', code))
     for _, tree in python_code():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -16,7 +17,7 @@ import pytest
 from mnemosyne.agents.base_agent import working_on
 from mnemosyne.agents.context import AgentContext
 from mnemosyne.errors import EnvironmentProblem, InvalidInput
-from mnemosyne.logging_config import configure_logging, get_logger, stop_logging
+from mnemosyne.logging_config import configure_logging, get_logger, log_context, stop_logging
 from mnemosyne.models import Phase, WorkItem
 from mnemosyne.redaction import hide_secret
 
@@ -214,6 +215,27 @@ def test_arguments_are_read_when_a_line_is_said_and_not_when_it_is_written() -> 
         things.append("two")
 
     assert logged(say)[0].endswith("['one']")
+
+
+async def test_a_programs_own_handlers_see_rusts_lines_one_for_each_change(caplog: pytest.LogCaptureFixture) -> None:
+    from mnemosyne import ClaudeAgentBridge
+
+    bridge = await ClaudeAgentBridge.spawn("reviewer", "nowhere_for_the_log:Agent")
+    told = 0
+    for _ in range(500):
+        found = [record for record in caplog.records if "nowhere_for_the_log" in record.getMessage()]
+        if told := len(found):
+            break
+        await asyncio.sleep(0.01)
+    await bridge.shutdown()
+    assert told == 1
+    [record] = found
+    assert (record.levelname, record.name, log_context(record)) == (
+        "WARNING",
+        "mnemosyne.runtime",
+        {"role": "reviewer"},
+    )
+    assert record.getMessage().startswith("the role is degraded: ")
 
 
 def test_nothing_is_kept_of_a_process_that_ends(tmp_path: Path) -> None:

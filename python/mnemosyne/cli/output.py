@@ -21,6 +21,7 @@ from mnemosyne.errors import InvalidInput
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mnemosyne.cli.live import LiveView
     from mnemosyne.errors import MnemosyneError
     from mnemosyne.models import Budget, Event
     from mnemosyne.validation import Finding
@@ -63,6 +64,7 @@ class Output:
         self._progress = Progress(self._style)
         self._began = time.monotonic()
         self._summarised = False
+        self._live: LiveView | None = None
         self._answer: int | None = None
         """What the command has already said that it exits with."""
         for stream in (sys.stdout, sys.stderr):
@@ -81,10 +83,22 @@ class Output:
             self._print(self._style.paint(f"in {one_line(self.about.workspace)}", "dim"))
             self._print("")
             self._print(self._progress.head())
+            if self._style.draws:
+                from mnemosyne.cli.live import LiveView, RunPicture
+
+                self._live = LiveView(RunPicture(self.about.run or "", priced=not self.about.demo))
+
+    def rest(self) -> None:
+        """Take the live view away: what comes now is the end, or an error."""
+        if self._live is not None:
+            self._live.close()
+            self._live = None
 
     def event(self, event: Event) -> None:
         """Show an event as it comes: its line of progress, or its JSON."""
         lines = self._progress.lines(event)
+        if self._live is not None:
+            self._live.add(event)
         if self.as_json:
             self._json("event", _event_form(event))
             return
@@ -125,6 +139,7 @@ class Output:
 
     def summary(self, summary: Summary, *, with_error: bool = False) -> None:
         """Show the summary of a run; ``with_error`` where the error is the answer and not what went wrong."""
+        self.rest()
         self._summarised = True
         self._answer = None if with_error else summary["exit_code"]
         if self.as_json:
@@ -155,6 +170,7 @@ class Output:
 
     def fail(self, problem: MnemosyneError, exit_code: int, *, trace: str = "") -> int:
         """Show an error that ended the command, with the summary that ``--json`` owes; returns the exit code."""
+        self.rest()
         self._complain(trace.rstrip())
         error = self._error_form(problem)
         self.error(error)
@@ -165,6 +181,7 @@ class Output:
 
     def interrupted(self, exit_code: int) -> int:
         """Say that a signal ended the command; returns the exit code: that of the summary, once it was given."""
+        self.rest()
         if self._answer is not None:
             return self._answer
         if not self._summarised:

@@ -25,11 +25,13 @@ class Style:
 
     Attributes:
         width: Characters per line; texts are cut to it.
+        draws: Whether it is a terminal on which something can be drawn again.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
         tty = stream is not None and stream.isatty()
         self.width = max(shutil.get_terminal_size().columns, _LEAST_WIDTH) if tty else _PIPED_WIDTH
+        self.draws = tty and os.environ.get("TERM", "dumb") != "dumb"
         self._colours = tty and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def paint(self, text: str, colour: str) -> str:
