@@ -48,10 +48,8 @@ def on_a_terminal(
     screen = pyte.Screen(columns, LINES)
     stream = pyte.ByteStream(screen)
     known = sandbox.environment(TERM="xterm-256color", **environment)
-    running = subprocess.Popen(
-        sandbox.command(*arguments), stdin=inner, stdout=inner, stderr=inner, cwd=sandbox.root, env=known,
-        preexec_fn=lambda: (os.setsid(), fcntl.ioctl(0, termios.TIOCSCTTY, 0)) and None,
-    )  # fmt: skip
+    command = ["setsid", "--ctty", *sandbox.command(*arguments)]  # so that Ctrl-C arrives
+    running = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, cwd=sandbox.root, env=known)
     os.close(inner)
     seen, typed, deadline = Seen(), False, time.monotonic() + SECONDS
     try:

@@ -24,7 +24,7 @@ from mnemosyne.agents.agent_factory import create_agent
 from mnemosyne.agents.base_agent import working_on
 from mnemosyne.agents.context import AgentContext, LocalUpcalls
 from mnemosyne.cli import explain, kill, main
-from mnemosyne.cli.options import _parser
+from mnemosyne.cli.options import new_parser
 from mnemosyne.config import settings
 from mnemosyne.config.secrets import resolve_api_key
 from mnemosyne.errors import EnvironmentProblem, MnemosyneError, from_wire
@@ -138,7 +138,7 @@ def test_a_page_names_the_class_that_python_raises() -> None:
 
 
 def hints() -> set[str]:
-    """Every text in which a command is recommended: hints of both languages, pages, documents, and the advice of the box."""
+    """Every text that recommends a command: hints of both languages, pages, documents, the advice of the box."""
     found = {explain.page(code) for code in explain.codes()}
     for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         text = path.read_text(encoding="utf-8")
@@ -159,11 +159,16 @@ _NO_COMMANDS = ("was", "could", "is", "and", "offline")
 """Words that follow the name in a sentence about the program."""
 
 
+def _flags(parser: argparse.ArgumentParser) -> set[str]:
+    """The flags of a verb and of the verbs below it."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    nested = {flag for action in below for verb in action.choices.values() for flag in _flags(verb)}
+    return {*parser._option_string_actions, *nested}
+
+
 def test_every_command_in_a_hint_exists_with_its_flags() -> None:
-    verbs = next(action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)).choices
-    flags = {name: {*verb._option_string_actions, *_parser()._option_string_actions} for name, verb in verbs.items()}
-    serve = next(action for action in verbs["demo"]._actions if isinstance(action, argparse._SubParsersAction)).choices
-    flags["demo"] |= {flag for verb in serve.values() for flag in verb._option_string_actions}
+    verbs = next(action for action in new_parser()._actions if isinstance(action, argparse._SubParsersAction)).choices
+    flags = {name: {*new_parser()._option_string_actions, *_flags(verb)} for name, verb in verbs.items()}
     unknown = []
     for text in hints():
         for command in re.findall(

@@ -13,11 +13,13 @@ from mnemosyne.errors import InvalidInput
 if TYPE_CHECKING:
     from typing import Never
 
-__all__ = ["MOST_CONCURRENT", "MOST_KILLS", "Options", "parse"]
+__all__ = ["MOST_CONCURRENT", "MOST_KILLS", "SHELLS", "Options", "new_parser", "parse"]
 
 MOST_CONCURRENT = 64
 MOST_KILLS = 32
 """More would leave less than three steps between two kills of the demo."""
+
+SHELLS = ("bash", "zsh", "tcsh")
 
 _LARGEST = 2**63 - 1
 """What the store can hold."""
@@ -69,6 +71,7 @@ class Options(argparse.Namespace):
     faults: Path | None = None
     kill: int | None = None
     error_code: str | None = None
+    shell: str = "bash"
     to: Path | None = None
     older_than: int = 30
 
@@ -97,7 +100,7 @@ def parse(arguments: Sequence[str]) -> Options:
         InvalidInput: It cannot be understood (MN-0115).
         SystemExit: After ``--help`` and ``--version``.
     """
-    options, unknown = _parser().parse_known_args(arguments, Options())
+    options, unknown = new_parser().parse_known_args(arguments, Options())
     if unknown:
         raise _usage(f"unrecognized arguments: {' '.join(unknown)}", options.command)
     if "handler" not in vars(options):
@@ -109,7 +112,8 @@ def _usage(message: str, command: str) -> InvalidInput:
     return InvalidInput(message, code="MN-0115", hint=f"{command} --help")
 
 
-def _parser() -> _Parser:
+def new_parser() -> _Parser:
+    """Return the parser of the whole command line."""
     common = _strict(_Parser(add_help=False))
     group = common.add_argument_group("everywhere")
     group.add_argument(
@@ -137,6 +141,8 @@ def _parser() -> _Parser:
     _demo(verb("demo", "demo:demo", "run the offline demo: no key, no network, no cost"), common)
     _doctor(verb("doctor", "doctor:doctor", "check that everything is there which a run needs"))
     verb("stats", "stats:stats", "add up what the store has seen: claims, tasks, reviews, tokens, cost")
+    text = "print what makes a shell complete verbs and flags"
+    verb("completion", "completion:completion", text).add_argument("shell", choices=SHELLS, help="which shell")
     _explain(verb("explain", "explain:explain", "say what an error code means and what to do"))
     _store(verb("store", "store:check", "look after the store: check, backup, prune"), common)
     return parser
