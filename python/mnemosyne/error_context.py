@@ -367,7 +367,7 @@ def _environment() -> Environment:
 def _text_of(error: BaseException) -> str:
     try:
         return str(error) or type(error).__name__
-    except Exception:  # a __str__ of an agent's own
+    except BaseException:  # a __str__ of an agent's own, which may even want to exit
         return "it has no text"
 
 

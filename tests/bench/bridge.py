@@ -334,8 +334,8 @@ async def sleeps(work: dict[str, Any]) -> dict[str, Any]:
     return {"success": True}
 
 
-# The sleepers begin all at once and spread over their 50 ms within some ten rounds: of 10 rounds the start is most, of 40 it
-# is not.
+# The sleepers begin all at once and spread over their 50 ms within some ten rounds: of 10 rounds the start is most, of
+# 40 it is not.
 CASES: dict[str, tuple[Callable[..., Figures], Any, int, int]] = {
     "pingpong_1": (ping_pong, True, 1, 3_000),
     "pingpong_one_core_1": (ping_pong, False, 1, 3_000),

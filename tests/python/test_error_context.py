@@ -88,7 +88,12 @@ def test_an_exception_whose_text_cannot_be_had_and_one_without_words_still_make_
         def __str__(self) -> str:
             raise RuntimeError("no")
 
+    class Leaving(Exception):
+        def __str__(self) -> str:
+            raise SystemExit(3)
+
     assert "it has no text" in create_error_context(Rude()).format()
+    assert "it has no text" in create_error_context(Leaving()).format()
     assert "ValueError" in create_error_context(ValueError()).message
 
 

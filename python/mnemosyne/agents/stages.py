@@ -18,6 +18,7 @@ the model the same question) even where the world has moved on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,7 +99,8 @@ async def run_item(agent: AgentExecutionMixin | None, context: AgentContext, ser
             result = await _staged(agent, context, services, work)
         except BaseException as error:
             metrics.finish_work_item(item.id, success=False, error_type=type(error).__name__)
-            _log_failure(agent, context, error)
+            with contextlib.suppress(BaseException):  # what telling of it raises must not take its place
+                _log_failure(agent, context, error)
             raise
         succeeded = bool(result["success"])
         metrics.finish_work_item(item.id, success=succeeded, error_type=None if succeeded else "unsuccessful")
