@@ -144,8 +144,9 @@ soak-bridge: build ## 1,000,000 items through one bridge; nothing may be left be
 	$(PYTHON) tests/bench/soak_bridge.py
 
 .PHONY: soak-supervision
-soak-supervision: build ## 10,000 restarts of agents under load; nothing may be lost, done twice or left behind
+soak-supervision: build $(VENV)/.dev ## 10,000 restarts of agents under load; nothing may be lost, done twice or left behind
 	$(PYTHON) tests/bench/soak_supervision.py
+	MNEMOSYNE_LEASES=1 $(PYTHON) -m pytest --quiet tests/e2e/test_operating.py
 
 .PHONY: bench-supervision
 bench-supervision: build ## memory and time of idle agents, and how soon one works again after a crash

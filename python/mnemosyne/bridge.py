@@ -228,7 +228,7 @@ class ClaudeAgentBridge:
         """
         since = 0
         while True:
-            over = self.health().state == "stopped"  # asked before its last events are read
+            over = self._is_over()  # asked before its last events are read
             request: JsonValue = {
                 "op": "events",
                 "since": since,
@@ -244,6 +244,12 @@ class ClaudeAgentBridge:
                 yield event
             if over and not batch:
                 return
+
+    def _is_over(self) -> bool:
+        try:
+            return self.health().state == "stopped"
+        except BridgeClosed:  # it is not kept any more
+            return True
 
     async def shutdown(self, *, timeout: float = 10.0) -> None:
         """Stop the agent, giving what it does ``timeout`` seconds to end. Idempotent."""

@@ -229,6 +229,9 @@ class AgentHealth(BaseModel):
     restarts: int = Field(ge=0)
     next_restart_at: str | None = None
     heartbeat_age_seconds: float | None = None
+    progress_age_seconds: float | None = Field(
+        default=None, description="Since its claimed work last said anything (a step, a tool, a word), while it works."
+    )
 
 
 class RoleHealth(BaseModel):
@@ -275,3 +278,7 @@ class SystemHealth(BaseModel):
     roles: dict[AgentRole, RoleHealth]
     queue: dict[str, int]
     store: dict[str, JsonValue]
+    intake: dict[str, str | None] = Field(
+        default_factory=dict,
+        description="`state`: open, or stopped where no role has an agent that could work; then `reason`.",
+    )

@@ -35,6 +35,7 @@ class AgentState(StrEnum):
     STARTING = "starting"
     IDLE = "idle"
     BUSY = "busy"
+    SLOW = "slow"
     SUSPECT = "suspect"
     RESTARTING = "restarting"
     QUARANTINED = "quarantined"

@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -48,7 +48,9 @@ __all__ = [
     "cancel_run",
     "check_store",
     "list_runs",
+    "post_command",
     "prune_store",
+    "read_agents",
     "read_all_events",
     "read_events",
     "read_evidence",
@@ -570,7 +572,45 @@ async def show_run(store: Path, run_id: str) -> RunResult:
     Raises:
         InvalidInput: There is no such run (MN-0110).
     """
-    return _result(await _snapshot(await _open(store), run_id))
+    found = await _snapshot(await _open(store), run_id)
+    return _told_silence(_result(found), cast(Json, found["owner"]))
+
+
+async def read_agents(store: Path, run_id: str) -> list[Json]:
+    """Return the agents of the process that works on a run, or worked on it last, by id.
+
+    Each is what its events say of it (``agent_id``, ``role``, ``state``, ``generation``, ``restarts``, ``error_count``,
+    ``last_error``, ``reason``, ``completed``, ``failed``, ``stale``), with what can be seen of it now laid over that:
+    its state, and the ``item`` that it works on.
+
+    Raises:
+        InvalidInput: There is no such run (MN-0110).
+    """
+    return cast(list[Json], await _ask(await _open(store), {"op": "agents", "run": run_id}))
+
+
+async def post_command(store: Path, run_id: str, kind: str, reason: str = "requested") -> None:
+    """Leave a command for the process that works on a run; it looks for commands every 0.2 s.
+
+    Args:
+        kind: ``drain SECONDS``; ``restart``, ``stop`` or ``release`` with an agent; ``scale ROLE COUNT``.
+    """
+    command: Json = {"run": run_id, "kind": kind, "reason": reason}
+    await _ask(await _open(store), {"op": "post_command", "command": command})
+
+
+def _told_silence(result: RunResult, owner: Json) -> RunResult:
+    """A process that renews none of its leases works on nothing, though it lives (TRUTH-2)."""
+    silent = owner.get("silent_seconds")
+    if silent is None or result.state in _ENDED:
+        return result
+    error: Json = {
+        "code": "MN-0365",
+        "message": f"the process of run {result.id} is silent",
+        "reason": f"it lives (pid {owner['pid']}), but has renewed none of its leases for {cast(float, silent):.0f} s",
+        "hint": f"kill -CONT {owner['pid']}, or end it and run: mnemosyne resume {result.id}",
+    }
+    return replace(result, state="interrupted", exit_code=_exit_code("interrupted", error), error=error)
 
 
 async def read_evidence(store: Path, run_id: str, task_id: str) -> Json:
@@ -788,7 +828,7 @@ def _overview(run: Json, owner: Json) -> RunOverview:
     created = datetime.fromtimestamp(cast(int, run["created_at"]) / 1000, UTC)
     return RunOverview(
         id=str(run["id"]),
-        state=_visible_state(run, owner),
+        state="interrupted" if _silent(run, owner) else _visible_state(run, owner),
         alive=bool(owner["alive"]) and run["state"] not in _ENDED,
         pid=cast(int | None, owner["pid"]),
         prompt=cast(str | None, run["prompt"]),
@@ -798,6 +838,10 @@ def _overview(run: Json, owner: Json) -> RunOverview:
         options=cast(Json, run["options"]),
         budget=cast(Json, run["budget"]),
     )
+
+
+def _silent(run: Json, owner: Json) -> bool:
+    return run["state"] not in _ENDED and owner.get("silent_seconds") is not None
 
 
 def _visible_state(run: Json, owner: Json) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnemosyne.errors import InvalidInput
+from mnemosyne.names import AgentRole
 
 if TYPE_CHECKING:
     from typing import Never
@@ -74,6 +75,9 @@ class Options(argparse.Namespace):
     shell: str = "bash"
     to: Path | None = None
     older_than: int = 30
+    name: str | None = None
+    role: str | None = None
+    size: int | None = None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -138,6 +142,8 @@ def new_parser() -> _Parser:
     _show(verb("show", "runs:show", "show one run: phases, tasks, evidence, cost"))
     _events(verb("events", "runs:events", "show what happened in a run"))
     _run(verb("cancel", "runs:cancel", "cancel a run, also one of another process"))
+    _living(verb("drain", "agents:drain", "take in no more work, let what runs finish, leave the run to be resumed"))
+    _agents(verb("agents", "agents:agents", "list the agents of a run, restart, stop, release or scale them"), common)
     _demo(verb("demo", "demo:demo", "run the offline demo: no key, no network, no cost"), common)
     _doctor(verb("doctor", "doctor:doctor", "check that everything is there which a run needs"))
     verb("stats", "stats:stats", "add up what the store has seen: claims, tasks, reviews, tokens, cost")
@@ -207,6 +213,32 @@ def _retry(parser: _Parser) -> None:
 
 def _run(parser: _Parser) -> None:
     parser.add_argument("run", metavar="RUN", help="the id of the run")
+
+
+def _living(parser: _Parser, flag: str = "run") -> None:
+    how = {"nargs": "?"} if flag == "run" else {}
+    parser.add_argument(flag, metavar="RUN", help="default: the only run that is worked on", **how)  # type: ignore[arg-type]
+
+
+def _agents(parser: _Parser, common: _Parser) -> None:
+    _living(parser, "--run")
+    verbs = parser.add_subparsers(metavar="[restart|stop|release|scale]", title="commands")
+
+    def verb(name: str, text: str) -> _Parser:
+        added = _strict(verbs.add_parser(name, parents=[common], help=text, description=_sentence(text)))
+        added.set_defaults(handler=f"mnemosyne.cli.agents:{name}", command=f"mnemosyne agents {name}")
+        _living(added, "--run")
+        return added
+
+    for name, text in (
+        ("restart", "give an agent a new generation; also starts one that was stopped"),
+        ("stop", "end an agent; what it holds may finish within its shutdown time"),
+        ("release", "let an agent out of quarantine"),
+    ):
+        verb(name, text).add_argument("name", metavar="AGENT", help="for example executor-1")
+    scale = verb("scale", "make the pool of a role as large as asked")
+    scale.add_argument("role", metavar="ROLE", choices=list(AgentRole), help=", ".join(AgentRole))
+    scale.add_argument("size", metavar="N", type=_whole(0, MOST_CONCURRENT), help="how many agents it is to have")
 
 
 def _show(parser: _Parser) -> None:

@@ -9,8 +9,8 @@ use mnemosyne_store::Store;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -41,6 +41,8 @@ pub(crate) struct HostInner {
     directory: Option<PathBuf>,
     /// Told by whoever watches the loop.
     pub(crate) fate: watch::Sender<Fate>,
+    /// When each claimed item last said anything, and whose it is.
+    progress: Mutex<HashMap<String, (String, Instant)>>,
     /// Where each generation of each agent sits on the loop: a number is all that travels with its work.
     seats: Mutex<HashMap<String, BTreeMap<u64, u64>>>,
 }
@@ -62,6 +64,7 @@ impl PythonHost {
             runtime: runtime.clone(),
             store,
             directory,
+            progress: Mutex::default(),
             seats: Mutex::default(),
             fate: watch::Sender::new(Fate::Fine),
         });
@@ -121,6 +124,21 @@ impl HostInner {
         seat
     }
 
+    /// An item said something.
+    pub(crate) fn progressed(&self, request: &Value) {
+        let Some(item) = request.get("item").and_then(Value::as_str) else { return };
+        if let Some((_, at)) = locked(&self.progress).get_mut(item) {
+            *at = Instant::now();
+        }
+    }
+
+    /// Follows an item until what is returned is dropped.
+    fn follow(self: &Arc<Self>, agent_id: &str, claim: &Value) -> Followed {
+        let item = claim["item"]["id"].as_str().unwrap_or_default().to_owned();
+        locked(&self.progress).insert(item.clone(), (agent_id.to_owned(), Instant::now()));
+        Followed { host: Arc::downgrade(self), item }
+    }
+
     /// What a run's items need to know and the tree does not: where the run keeps its trees.
     fn place_run(&self, value: &mut Value) {
         if let (Some(run), Some(directory)) = (value.get_mut("run").and_then(Value::as_object_mut), &self.directory)
@@ -128,6 +146,20 @@ impl HostInner {
         {
             let directory = directory.join("runs").join(id);
             run.insert("directory".into(), json!(directory));
+        }
+    }
+}
+
+/// An item whose progress is followed.
+struct Followed {
+    host: Weak<HostInner>,
+    item: String,
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        if let Some(host) = self.host.upgrade() {
+            locked(&host.progress).remove(&self.item);
         }
     }
 }
@@ -161,8 +193,14 @@ impl AgentHost for PythonHost {
             done(Outcome::Raised(HostError::new("AgentUnavailable", text, false)));
             return Ticket(0); // names nothing: generations of slots begin at 1
         };
+        let mut done = done;
         if let Work::Claimed(value) = &mut work {
             self.inner.place_run(value);
+            let followed = self.inner.follow(&agent_id, value);
+            done = Box::new(move |outcome| {
+                drop(followed);
+                done(outcome);
+            });
         }
         self.inner.thread.shared.submit(seat, work, done)
     }
@@ -183,5 +221,11 @@ impl AgentHost for PythonHost {
 
     fn heartbeat_age(&self) -> Option<Duration> {
         self.inner.thread.shared.health.beat_age()
+    }
+
+    fn progress_age(&self, agent_id: &str) -> Option<Duration> {
+        let progress = locked(&self.inner.progress);
+        let mine = progress.values().filter(|(agent, _)| agent == agent_id);
+        mine.map(|(_, at)| at.elapsed()).min()
     }
 }

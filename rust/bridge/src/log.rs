@@ -162,7 +162,7 @@ pub(crate) fn follow_events(store: &Arc<dyn Store>) {
     tokio::spawn(async move {
         while changed.changed().await.is_ok() {
             let Some(store) = weak.upgrade() else { return };
-            let query = EventQuery { since, run: None, agent: None, limit: 1_000 };
+            let query = EventQuery { since, limit: 1_000, ..EventQuery::default() };
             // The next change comes with what was missed.
             for event in store.events(query).await.unwrap_or_default() {
                 since = event.sequence;

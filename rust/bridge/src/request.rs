@@ -4,8 +4,10 @@ use crate::host::PythonHost;
 use crate::log::follow_events;
 use crate::port::Reply;
 use mnemosyne_core::{Budget, Problem, ProblemKind, Run, RunState, WorkItem, error::codes};
-use mnemosyne_runtime::{AgentHandle, AgentSpec, RoleSpec, SupervisorSpec, Tree, TreeConfig, WorkError};
-use mnemosyne_store::{EventQuery, MemoryStore, NewCommand, Prune, Pruned, SqliteStore, Store, sqlite};
+use mnemosyne_runtime::{
+    AgentHandle, AgentSpec, Live, RoleSpec, StateManager, SupervisorSpec, Tree, TreeConfig, WorkError,
+};
+use mnemosyne_store::{EventQuery, LEASE_MS, MemoryStore, NewCommand, Prune, Pruned, SqliteStore, Store, sqlite};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -38,6 +40,7 @@ pub(crate) enum StoreRequest {
     WaitItem { item: String },
     Events { since: u64, run: Option<String>, agent: Option<String>, limit: u32, wait: bool },
     Boot { boot: String },
+    Agents { run: String },
     Prune { ended_before: i64, runs: bool },
 }
 
@@ -192,9 +195,10 @@ async fn store_reply(store: &Arc<dyn Store>, request: StoreRequest) -> Result<Va
         StoreRequest::Journals { run, subject } => Ok(json!(store.journals(&run, &subject).await?)),
         StoreRequest::WaitItem { item } => wait_item(store, &item).await,
         StoreRequest::Events { since, run, agent, limit, wait } => {
-            let query = EventQuery { since, run, agent, limit };
+            let query = EventQuery { since, run, agent, limit, boot: None };
             wait_events(store, query, wait).await
         }
+        StoreRequest::Agents { run } => agents(store, &run).await,
         StoreRequest::Boot { boot } => owner(store, Some(&boot)).await,
         StoreRequest::Prune { ended_before, runs } => Ok(json!(prune(store, ended_before, runs).await?)),
     }
@@ -246,7 +250,28 @@ async fn owner(store: &Arc<dyn Store>, boot: Option<&str>) -> Result<Value, Prob
     let Some(boot) = boot else { return Ok(json!({"boot": null, "alive": false, "pid": null})) };
     let mine = boot == store.boot();
     let alive = mine || !store.is_dead(boot);
-    Ok(json!({"boot": boot, "alive": alive, "pid": store.pid_of(boot).await?}))
+    let silent = if alive && !mine { silent_for(store, boot).await? } else { None };
+    Ok(json!({"boot": boot, "alive": alive, "pid": store.pid_of(boot).await?, "silent_seconds": silent}))
+}
+
+/// For how long a process that holds claims has renewed none of them: it is stopped, or hangs as a whole. `None` while it
+/// renews them, and where it holds none, since then nothing can be said.
+async fn silent_for(store: &Arc<dyn Store>, boot: &str) -> Result<Option<f64>, Problem> {
+    let claims = store.under_way(boot).await?;
+    let newest = claims.iter().map(|claim| claim.lease_until).max();
+    let over = newest.map(|until| store.now() - until).filter(|over| *over > 0);
+    Ok(over.map(|over| (over + LEASE_MS) as f64 / 1_000.0))
+}
+
+/// The agents of the process that works on a run, or worked on it last.
+async fn agents(store: &Arc<dyn Store>, run: &str) -> Result<Value, Problem> {
+    let Some(snapshot) = store.run(run).await? else { return Err(no_run(run)) };
+    let Some(boot) = snapshot.run.boot else { return Ok(json!([])) };
+    let mut manager = StateManager::new(&boot);
+    manager.catch_up(store.as_ref()).await?;
+    let alive = boot == store.boot() || !store.is_dead(&boot);
+    let claims = store.under_way(&boot).await?;
+    Ok(json!(manager.view(&Live { alive, claims, now: store.now() })))
 }
 
 /// Waits for events, but not for ever: who waits must look now and then whether the run's process still lives.

@@ -82,6 +82,7 @@ enum Upcall {
 
 /// Answers one upcall.
 pub(crate) async fn upcall(host: Arc<HostInner>, request: Value) -> Reply {
+    host.progressed(&request);
     match serde_json::from_value::<Upcall>(request) {
         Ok(upcall) => serve(&host, upcall).await.map_or_else(Reply::from, Reply::Value),
         Err(error) => {
@@ -152,5 +153,7 @@ where
     }
 }
 
-/// Progress is a live overlay, not rows; until something shows it, it ends here.
-pub(crate) fn notify(_host: &HostInner, _request: &Value) {}
+/// Progress is a live overlay, not rows: that something was said is remembered, and when.
+pub(crate) fn notify(host: &HostInner, request: &Value) {
+    host.progressed(request);
+}

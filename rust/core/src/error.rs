@@ -106,6 +106,8 @@ pub mod codes {
     pub const CLOSED: Code = "MN-0305";
     /// Another claim took over.
     pub const FENCED: Code = "MN-0306";
+    /// A run that was interrupted, and can be resumed.
+    pub const RUN_INTERRUPTED: Code = "MN-0702";
     /// A role that cannot be scaled.
     pub const NO_POOL: Code = "MN-0361";
     /// An item took its agent down three times.

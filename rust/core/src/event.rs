@@ -47,8 +47,12 @@ pub enum EventKind {
     AgentRestarted,
     AgentQuarantined,
     AgentRecovered,
+    AgentDegraded,
+    AgentStopped,
     RoleDegraded,
     RoleRecovered,
+    IntakeStopped,
+    IntakeResumed,
     StaleResultDropped,
 }
 

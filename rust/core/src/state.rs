@@ -96,7 +96,7 @@ names! {
 names! {
     /// An agent.
     AgentState {
-        Starting = "starting", Idle = "idle", Busy = "busy", Suspect = "suspect", Restarting = "restarting",
+        Starting = "starting", Idle = "idle", Busy = "busy", Slow = "slow", Suspect = "suspect", Restarting = "restarting",
         Quarantined = "quarantined", Degraded = "degraded", Stopped = "stopped",
     }
 }

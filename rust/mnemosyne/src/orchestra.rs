@@ -396,7 +396,7 @@ impl Run {
     /// # Errors
     /// The store cannot be read.
     pub async fn events(&self, since: u64) -> Result<Vec<Event>, Problem> {
-        let query = EventQuery { since, run: Some(self.id.clone()), agent: None, limit: 1_000 };
+        let query = EventQuery { since, run: Some(self.id.clone()), limit: 1_000, ..EventQuery::default() };
         self.store.events(query).await
     }
 

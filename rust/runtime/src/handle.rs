@@ -93,6 +93,15 @@ impl AgentHandle {
         Self { tree, role, record }
     }
 
+    /// Every agent of a tree, in start order.
+    pub(crate) fn all(tree: &Arc<TreeRecord>) -> Vec<Self> {
+        let of_role = |role: &Arc<RoleRecord>| {
+            let handle = |agent| Self::new(tree.clone(), role.clone(), agent);
+            role.agents().into_iter().map(handle).collect::<Vec<_>>()
+        };
+        tree.roles().flat_map(of_role).collect()
+    }
+
     /// `executor-1`.
     pub fn agent_id(&self) -> &str {
         &self.record.agent_id
@@ -260,6 +269,11 @@ impl AgentHandle {
     #[cfg(test)]
     pub(crate) fn downgrade(&self) -> std::sync::Weak<AgentRecord> {
         Arc::downgrade(&self.record)
+    }
+
+    /// Whether it was ended, or is about to be; one that is let go may be listed for a moment after its end.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.record.is_closing()
     }
 
     /// Whether it was made from this specification.

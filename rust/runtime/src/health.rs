@@ -34,6 +34,8 @@ pub struct AgentHealth {
     pub next_restart_at: Option<String>,
     /// How long ago its host's loop was seen alive.
     pub heartbeat_age_seconds: Option<f64>,
+    /// How long ago its work last said anything, while it works: `None` where that is not known.
+    pub progress_age_seconds: Option<f64>,
 }
 
 /// Whether a role can work.
@@ -78,6 +80,25 @@ pub struct StoreHealth {
     pub reason: Option<String>,
 }
 
+/// Whether work is taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IntakeState {
+    /// It is.
+    Open,
+    /// No role has an agent that could work; what is submitted is kept.
+    Stopped,
+}
+
+/// The last rung of the ladder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntakeHealth {
+    /// Whether work is taken in.
+    pub state: IntakeState,
+    /// Why it is not.
+    pub reason: Option<String>,
+}
+
 /// The whole tree, now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SystemHealth {
@@ -87,4 +108,6 @@ pub struct SystemHealth {
     pub queue: QueueCounts,
     /// Whether the store answers.
     pub store: StoreHealth,
+    /// Whether work is taken in.
+    pub intake: IntakeHealth,
 }

@@ -256,6 +256,11 @@ pub trait AgentHost: Send + Sync + 'static {
     async fn stop(&self, agent_id: &str, generation: u64);
     /// How long ago the host's loop was seen alive; `None` where it was never seen.
     fn heartbeat_age(&self) -> Option<Duration>;
+    /// How long ago claimed work of this agent last said anything: a step, a tool, an artifact, a word about its progress.
+    /// `None` where it has none. Apart from the heartbeat: a loop can be alive while its work stands still.
+    fn progress_age(&self, _agent_id: &str) -> Option<Duration> {
+        None
+    }
 }
 
 /// A host that all agents of a tree share.

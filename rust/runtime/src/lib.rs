@@ -16,6 +16,7 @@
 pub mod handle;
 pub mod health;
 pub mod host;
+pub mod state_manager;
 pub mod tree;
 
 mod agent;
@@ -23,10 +24,12 @@ mod assignment;
 mod background;
 mod custody;
 mod dispatch;
+mod drain;
 mod event_log;
 mod finish;
 mod group;
 mod guards;
+mod pool;
 mod pump;
 mod record;
 mod role_supervisor;
@@ -37,6 +40,9 @@ mod settle;
 mod tests;
 
 pub use handle::{AgentHandle, BoxFuture, WorkError};
-pub use health::{AgentHealth, RoleHealth, RoleState, StoreHealth, StoreState, SystemHealth};
+pub use health::{
+    AgentHealth, IntakeHealth, IntakeState, RoleHealth, RoleState, StoreHealth, StoreState, SystemHealth,
+};
 pub use host::*;
+pub use state_manager::{AgentView, Live, StateManager};
 pub use tree::{RoleSpec, Tree, TreeConfig, WeakTree};

@@ -2,10 +2,13 @@
 //! for commits and commands of other processes and for runs whose time is used up, and now and then forgets what ended long
 //! ago.
 
+use crate::drain::drain_and_interrupt;
+use crate::handle::AgentHandle;
 use crate::health::{StoreHealth, StoreState};
+use crate::pool::scale;
 use crate::record::{Retry, TreeRecord, locked};
 use crate::role_supervisor::RoleMessage;
-use mnemosyne_core::{Problem, ProblemKind, RunState};
+use mnemosyne_core::{AgentState, Problem, ProblemKind, RunState};
 use mnemosyne_store::{NewCommand, Prune, Pruned};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -131,16 +134,51 @@ async fn poll_once(tree: Arc<TreeRecord>, count: bool) -> Result<(), Problem> {
 }
 
 /// A command was taken from its table, so it must not be lost to a store that is unavailable for a moment.
-async fn obey(tree: &TreeRecord, command: NewCommand) {
-    if command.kind != "cancel" {
-        return; // of a newer version
-    }
+async fn obey(tree: &Arc<TreeRecord>, command: NewCommand) {
     let mut retry = Retry::default();
-    while let Err(problem) = cancel_run(tree, &command.run, &command.reason).await {
+    while let Err(problem) = try_to_obey(tree, &command).await {
         if problem.kind != ProblemKind::Store || tree.closing.load(Ordering::SeqCst) {
-            return; // a run that is gone needs no cancel
+            let NewCommand { kind, .. } = &command;
+            tracing::warn!(target: "mnemosyne.runtime", "the command {kind:?} came to nothing: {problem}");
+            return;
         }
         retry.wait().await;
+    }
+}
+
+/// What is not known is of a newer version.
+async fn try_to_obey(tree: &Arc<TreeRecord>, command: &NewCommand) -> Result<(), Problem> {
+    let words: Vec<&str> = command.kind.split_whitespace().collect();
+    match words.as_slice() {
+        ["cancel"] => cancel_run(tree, &command.run, &command.reason).await,
+        ["drain", seconds] => {
+            let patience = seconds.parse().ok().map(Duration::from_secs);
+            drain_and_interrupt(tree, patience).await
+        }
+        ["scale", role, count] => match (role.parse(), count.parse()) {
+            (Ok(role), Ok(count)) => scale(tree, role, count).await,
+            _ => Ok(()),
+        },
+        [verb, agent_id] => {
+            let found = AgentHandle::all(tree).into_iter().find(|agent| agent.agent_id() == *agent_id);
+            if let Some(agent) = found {
+                tell(&agent, verb, &command.reason).await;
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn tell(agent: &AgentHandle, verb: &str, reason: &str) {
+    let quarantined = agent.health().state == AgentState::Quarantined;
+    match verb {
+        "stop" => agent.shutdown(None).await,
+        "release" if !quarantined => {}
+        "restart" | "release" => {
+            let _ = agent.restart(reason.to_owned()).await; // refused: it is being shut down, which its events say
+        }
+        _ => {}
     }
 }
 

@@ -7,7 +7,7 @@
 use crate::background::Background;
 use crate::custody::Custody;
 use crate::event_log::EventLog;
-use crate::health::{AgentHealth, RoleHealth, RoleState, StoreHealth, StoreState};
+use crate::health::{AgentHealth, IntakeHealth, IntakeState, RoleHealth, RoleState, StoreHealth, StoreState};
 use crate::host::{AgentSpec, ChildSpec, SharedHost, SupervisorView};
 use crate::role_supervisor::RoleMessage;
 use crate::tree::TreeConfig;
@@ -58,6 +58,10 @@ pub(crate) struct Seen {
     pub(crate) store: StoreHealth,
 }
 
+/// Work that has said nothing for so long is shown as slow. Nothing else is done about it: its loop is alive, its time limit
+/// holds, and a model may well think for minutes. What hangs (no heartbeat) is left behind instead.
+pub(crate) const SLOW_AFTER: Duration = Duration::from_secs(120);
+
 /// Direct work that a tree holds at a time, all agents together: the queue of its bridge is never longer than this.
 pub(crate) const DIRECT_LIMIT: usize = 16_384;
 
@@ -106,6 +110,8 @@ pub(crate) struct TreeRecord {
     pub(crate) seen: Mutex<Seen>,
     /// One permit per piece of direct work, whichever agent's.
     pub(crate) room: Arc<Semaphore>,
+    /// Why no work is taken in, where none is.
+    pub(crate) intake_stopped: Mutex<Option<String>>,
     /// Of every agent that is kept: an id is unique in the tree.
     pub(crate) names: Mutex<Names>,
     roles: BTreeMap<AgentRole, Arc<RoleRecord>>,
@@ -131,6 +137,7 @@ impl TreeRecord {
             closing: AtomicBool::new(false),
             seen: Mutex::new(seen),
             room: Arc::new(Semaphore::new(DIRECT_LIMIT)),
+            intake_stopped: Mutex::default(),
             names: Mutex::default(),
             roles: AgentRole::ALL.iter().map(record).collect(),
             origin: Instant::now(),
@@ -163,6 +170,35 @@ impl TreeRecord {
         }
     }
 
+    /// The last rung: where no role has an agent that could work, the tree says that it takes nothing in. What is
+    /// submitted is still kept, and the first agent that works again opens the intake.
+    pub(crate) fn judge_intake(&self) {
+        let staffed =
+            |role: &&Arc<RoleRecord>| role.agents().iter().any(|agent| agent.book().state != AgentState::Stopped);
+        let staffed: Vec<_> = self.roles().filter(staffed).collect();
+        let out = |role: &&Arc<RoleRecord>| role.out_of_service.load(Ordering::SeqCst);
+        let reason = (!staffed.is_empty() && staffed.iter().all(out)).then(|| {
+            let roles: Vec<String> = staffed.iter().map(|role| role.reason()).collect();
+            roles.join("; ")
+        });
+        let mut stopped = locked(&self.intake_stopped);
+        if stopped.is_some() == reason.is_some() {
+            return;
+        }
+        let kind = if reason.is_some() { EventKind::IntakeStopped } else { EventKind::IntakeResumed };
+        let event = NewEvent::new(kind);
+        self.events.announce(match &reason {
+            Some(reason) => event.with("reason", clip(reason)),
+            None => event,
+        });
+        *stopped = reason;
+    }
+
+    pub(crate) fn intake(&self) -> IntakeHealth {
+        let reason = locked(&self.intake_stopped).clone();
+        IntakeHealth { state: if reason.is_some() { IntakeState::Stopped } else { IntakeState::Open }, reason }
+    }
+
     /// Cancels what is in flight of a run whose claims are over.
     pub(crate) fn cancel_in_flight(&self, run: &str, reason: &str) {
         for role in self.roles() {
@@ -184,6 +220,8 @@ pub(crate) struct RoleRecord {
     pub(crate) supervisor: Mutex<Option<ActorRef<RoleMessage>>>,
     /// Why the role is degraded, as last announced.
     pub(crate) degraded: Mutex<Option<String>>,
+    /// None of its agents could work.
+    pub(crate) out_of_service: AtomicBool,
     /// How its supervisor treats its agents.
     pub(crate) spec: SupervisorSpec,
     /// What its pool is made of, when it is scaled.
@@ -204,6 +242,7 @@ impl RoleRecord {
             stuck: Mutex::default(),
             supervisor: Mutex::default(),
             degraded: Mutex::default(),
+            out_of_service: AtomicBool::new(false),
         })
     }
 
@@ -216,6 +255,10 @@ impl RoleRecord {
 
     pub(crate) fn agents(&self) -> Vec<Arc<AgentRecord>> {
         locked(&self.agents).clone()
+    }
+
+    fn reason(&self) -> String {
+        format!("{}: {}", self.role, locked(&self.degraded).clone().unwrap_or_default())
     }
 
     /// Forgets an agent that has ended; who has a handle may still ask it.
@@ -384,16 +427,24 @@ impl AgentRecord {
 
     pub(crate) fn health(&self, tree: &TreeRecord, role: &RoleRecord) -> AgentHealth {
         let host = locked(&role.host).clone();
+        let progress = host.as_ref().and_then(|host| host.progress_age(&self.agent_id));
         let heartbeat = host.and_then(|host| host.heartbeat_age());
         let stuck = locked(&role.stuck).is_some();
         let book = self.book();
         let count = book.window.count(tree.now());
+        let working = book.state == AgentState::Busy;
+        let progress = progress.filter(|_| working);
+        let slow = progress.is_some_and(|age| age >= SLOW_AFTER);
         let alive = matches!(book.state, AgentState::Starting | AgentState::Idle | AgentState::Busy);
         let works = alive && !stuck;
         AgentHealth {
             agent_id: self.agent_id.clone(),
             role: self.role,
-            state: if alive && stuck { AgentState::Suspect } else { book.state },
+            state: match book.state {
+                _ if alive && stuck => AgentState::Suspect,
+                _ if slow => AgentState::Slow,
+                state => state,
+            },
             is_healthy: works && count < ERRORS_TO_DEGRADE,
             error_count: u32::try_from(count).unwrap_or(u32::MAX),
             last_error: book.last_error.as_ref().map(|(text, _)| text.clone()),
@@ -403,6 +454,7 @@ impl AgentRecord {
             restarts: book.restarts,
             next_restart_at: book.next_restart_at.map(timestamp),
             heartbeat_age_seconds: heartbeat.map(|age| age.as_secs_f64()),
+            progress_age_seconds: progress.map(|age| age.as_secs_f64()),
         }
     }
 }

@@ -25,6 +25,7 @@ use mnemosyne_core::{AgentState, EventKind, Exit, RestartDecision};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -179,6 +180,8 @@ pub(crate) struct Slot {
     pub(crate) child: Option<ActorRef<AgentMessage>>,
     /// Its host started it.
     pub(crate) ready: bool,
+    /// Why this child cannot be made, as last announced.
+    degraded: Option<String>,
     /// It was told to end, so that its group can restart: its exit is not counted.
     pub(crate) told: bool,
     /// A claim is under way: at most one.
@@ -200,6 +203,7 @@ impl Slot {
             record,
             child: None,
             ready: false,
+            degraded: None,
             told: false,
             claiming: false,
             waiting: VecDeque::new(),
@@ -359,6 +363,7 @@ impl Supervisor {
             host,
         };
         slot.ready = false;
+        slot.degraded = None;
         slot.told = false;
         match AgentActor::spawn_linked(None, AgentActor, arguments, self.myself.get_cell()).await {
             Ok((child, _)) => slot.child = Some(child),
@@ -471,6 +476,7 @@ impl Supervisor {
             let mut book = slot.record.book();
             book.state = AgentState::Quarantined;
             book.next_restart_at = None;
+            book.reported_degraded = true; // its first success after its release says that it has recovered
             reason.clone_into(&mut book.reason);
             book.generation
         };
@@ -523,10 +529,17 @@ impl Supervisor {
         let slot = &mut self.slots[index];
         slot.stopped = true;
         slot.record.places().close();
-        {
+        let was = {
             let mut book = slot.record.book();
-            book.state = AgentState::Stopped;
             book.next_restart_at = None;
+            std::mem::replace(&mut book.state, AgentState::Stopped)
+        };
+        // The end of the whole tree says it for all, and a standalone bridge is a whole tree.
+        if was != AgentState::Stopped && self.tree.claims && !self.tree.is_draining() {
+            let reason = slot.record.book().reason.clone();
+            let reason = if reason.is_empty() { "requested".to_owned() } else { clip(&reason) };
+            let event = slot.record.event(EventKind::AgentStopped, slot.record.generation());
+            self.tree.events.announce(event.with("reason", reason));
         }
         for job in std::mem::take(&mut slot.waiting) {
             refuse(job, closed().into());
@@ -534,7 +547,7 @@ impl Supervisor {
         slot.restart_replies.clear();
         let replies = std::mem::take(&mut slot.stop_replies);
         self.forget_ended();
-        self.judge_role();
+        self.judge_unless_well();
         for reply in replies {
             let _ = reply.send(());
         }
@@ -573,10 +586,12 @@ impl Supervisor {
             self.work(agent_id, job);
         }
         // What let this one start may let the others start too: no need to wait for their probes.
-        for slot in self.slots.iter().filter(|slot| slot.record.book().state == AgentState::Degraded) {
-            slot.tell(AgentMessage::Probe);
+        if locked(&self.role.degraded).is_some() {
+            for slot in self.slots.iter().filter(|slot| slot.record.book().state == AgentState::Degraded) {
+                slot.tell(AgentMessage::Probe);
+            }
         }
-        self.judge_role();
+        self.judge_unless_well();
         self.pull(1);
     }
 
@@ -584,7 +599,25 @@ impl Supervisor {
         let Some(slot) = self.current(agent_id, generation) else { return };
         slot.ready = false;
         slot.refuse_waiting();
+        let reason = slot.record.book().reason.clone();
+        if slot.degraded.as_ref() != Some(&reason) {
+            let event = slot.record.event(EventKind::AgentDegraded, generation).with("reason", clip(&reason));
+            slot.degraded = Some(reason); // each probe says it again
+            self.tree.events.announce(event);
+        }
         self.judge_role();
+    }
+
+    /// A role that is well and has an agent that works stays so, whatever became of another that is not degraded: a
+    /// thousand agents that start or end are not each looked at a thousand times.
+    fn judge_unless_well(&self) {
+        let works = |slot: &Slot| {
+            let state = slot.record.book().state;
+            !matches!(state, AgentState::Degraded | AgentState::Quarantined | AgentState::Stopped)
+        };
+        if locked(&self.role.degraded).is_some() || !self.slots.iter().any(works) {
+            self.judge_role();
+        }
     }
 
     /// The role is degraded while an agent of it cannot be made, or when none is left that could work.
@@ -608,7 +641,9 @@ impl Supervisor {
         }
         let stuck = locked(&self.role.stuck).clone().filter(|_| works);
         let reason = degraded.or(stuck).or(out_of_service.filter(|_| !works));
+        self.role.out_of_service.store(!works && reason.is_some(), Ordering::SeqCst);
         self.role.announce_degraded(&self.tree, reason);
+        self.tree.judge_intake();
     }
 }
 

@@ -122,6 +122,8 @@ impl Branches {
             RestartDecision::After { delay_ms } => Duration::from_millis(delay_ms),
             RestartDecision::Quarantine => {
                 record.announce_degraded(&self.tree, Some(format!("its supervisor keeps going down: {reason}")));
+                record.out_of_service.store(true, Ordering::SeqCst);
+                self.tree.judge_intake();
                 LAST_RESORT
             }
         };

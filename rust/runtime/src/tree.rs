@@ -5,11 +5,13 @@
 
 use crate::agent::Ending;
 use crate::background::Background;
+use crate::drain::drain;
 use crate::handle::AgentHandle;
 use crate::health::SystemHealth;
 use crate::host::{AgentSpec, SharedHost, SupervisorView};
+use crate::pool::{add_agent, new_agent, scale};
 use crate::pump::{self, Pump};
-use crate::record::{AgentRecord, TreeRecord, locked};
+use crate::record::{TreeRecord, locked};
 use crate::role_supervisor::RoleMessage;
 use crate::root::{Root, RootMessage};
 use futures_util::future::join_all;
@@ -166,20 +168,12 @@ impl Tree {
         spec: AgentSpec,
         agent_id: Option<String>,
     ) -> Result<AgentHandle, Problem> {
-        if self.inner.record.is_draining() {
-            return Err(crate::finish::closed());
-        }
-        let agent = new_agent(&self.inner.record, role, spec, agent_id)?;
-        // A role whose supervisor is just being restarted finds the agent in its record.
-        agent.1.send(RoleMessage::AddAgent(agent.0.clone()));
-        Ok(AgentHandle::new(self.inner.record.clone(), agent.1, agent.0))
+        add_agent(&self.inner.record, role, spec, agent_id)
     }
 
     /// All agents, in start order.
     pub fn agents(&self) -> Vec<AgentHandle> {
-        let handle = |role: &Arc<_>, agent| AgentHandle::new(self.inner.record.clone(), Arc::clone(role), agent);
-        let roles = self.inner.record.roles();
-        roles.flat_map(|role| role.agents().into_iter().map(|agent| handle(role, agent)).collect::<Vec<_>>()).collect()
+        AgentHandle::all(&self.inner.record)
     }
 
     /// One agent.
@@ -199,21 +193,7 @@ impl Tree {
     /// # Errors
     /// `InvalidInput` for a role that is no pool, or was begun without agents; `Closed` after a drain.
     pub async fn scale(&self, role: AgentRole, instances: u32) -> Result<(), Problem> {
-        let tree = &self.inner.record;
-        let Some((record, template)) = tree.role(role).and_then(|role| role.pool()) else {
-            let message = format!("the role {role} is no pool that could be scaled");
-            return Err(Problem::new(ProblemKind::InvalidInput, codes::NO_POOL, message)
-                .because("its supervisor has another strategy, or it was begun without an agent")
-                .hint("add an agent with add_agent"));
-        };
-        let wanted = instances as usize;
-        let pool = |agent: &AgentHandle| agent.role() == role && agent.is_like(&template);
-        let agents: Vec<AgentHandle> = self.agents().into_iter().filter(pool).collect();
-        for _ in agents.len()..wanted {
-            self.add_agent(record.role, template.clone(), None).await?;
-        }
-        join_all(agents.iter().skip(wanted).map(AgentHandle::remove)).await;
-        Ok(())
+        scale(&self.inner.record, role, instances).await
     }
 
     /// Now; never blocks.
@@ -222,7 +202,7 @@ impl Tree {
         let roles = record.roles().map(|role| (role.role, role.health(record)));
         let roles = roles.filter(|(_, health)| !health.agents.is_empty()).collect();
         let seen = locked(&record.seen);
-        SystemHealth { roles, queue: seen.queue, store: seen.store.clone() }
+        SystemHealth { roles, queue: seen.queue, store: seen.store.clone(), intake: record.intake() }
     }
 
     /// Cancels a run: first in the store, which fences its claims, then what is in flight.
@@ -266,10 +246,7 @@ impl Tree {
     /// Each agent has the time of its own specification, or `patience` where that is given. The times run side by side,
     /// so that a drain lasts as long as the longest of them and not as their sum.
     pub async fn drain(&self, patience: Option<Duration>) -> bool {
-        self.inner.record.draining.store(true, Ordering::SeqCst);
-        let agents = self.agents();
-        let ends = join_all(agents.iter().map(|agent| agent.drain(patience))).await;
-        ends.into_iter().all(|finished| finished)
+        drain(&self.inner.record, patience).await
     }
 
     /// Drains without patience, then ends all actors: the roles in reverse start order, a pool's agents side by side, others
@@ -308,28 +285,4 @@ impl Tree {
     pub(crate) fn record(&self) -> &Arc<TreeRecord> {
         &self.inner.record
     }
-}
-
-/// Makes the record of a new agent and puts it under its role.
-fn new_agent(
-    tree: &TreeRecord,
-    role: AgentRole,
-    spec: AgentSpec,
-    agent_id: Option<String>,
-) -> Result<(Arc<AgentRecord>, Arc<crate::record::RoleRecord>), Problem> {
-    let invalid = |message: String| Problem::new(ProblemKind::InvalidInput, codes::AGENT_SPEC, message);
-    if spec.in_flight == 0 {
-        return Err(invalid("in_flight is 0".to_owned()).hint("an agent needs room for at least one item"));
-    }
-    let Some(record) = tree.role(role) else { return Err(invalid(format!("there is no role {role}"))) };
-    let mut names = locked(&tree.names); // until the agent is in its place: two that come at once get two ids
-    let agent_id = match agent_id {
-        Some(id) if id.trim().is_empty() => return Err(invalid("the agent id is empty".to_owned())),
-        Some(id) if !names.take(&id) => return Err(invalid(format!("the agent id {id:?} is taken"))),
-        Some(id) => id,
-        None => names.number(role),
-    };
-    let agent = AgentRecord::new(agent_id, role, spec, &record.spec);
-    locked(&record.agents).push(agent.clone());
-    Ok((agent, record.clone()))
 }

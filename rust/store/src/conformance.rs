@@ -313,6 +313,8 @@ macro_rules! conformance_tests {
                     a_parked_item_keeps_its_time_when_its_run_is_resumed_or_stopped,
                 ]
                 commands: [
+                    claims_under_way_are_told_by_the_boot_that_holds_them,
+                    what_a_boot_said_of_its_agents_is_told_apart,
                     a_command_is_taken_once_by_the_boot_that_owns_the_run,
                     a_command_that_names_nothing_is_refused,
                     a_command_for_a_dead_process_does_not_hit_the_next,

@@ -184,6 +184,9 @@ pub trait Store: Send + Sync + 'static {
     /// Commands for runs of this boot that nobody took yet; they are taken by this call.
     async fn take_commands(&self) -> Result<Vec<NewCommand>, Problem>;
 
+    /// The claims that a boot holds.
+    async fn under_way(&self, boot: &str) -> Result<Vec<UnderWay>, Problem>;
+
     /// Items by state, for `health`.
     async fn queue(&self) -> Result<QueueCounts, Problem>;
 

@@ -12,7 +12,7 @@ mod rows;
 use crate::clock::{Clock, system_clock};
 use crate::types::{
     ClaimRequest, Claimed, Completion, EventQuery, FinishStep, ItemJournal, ItemSnapshot, NewCommand, Prune, Pruned,
-    QueueCounts, Ready, Release, Released, Reserve, RunSnapshot, StartStep, StepRecord,
+    QueueCounts, Ready, Release, Released, Reserve, RunSnapshot, StartStep, StepRecord, UnderWay,
 };
 use crate::waiting::Waiting;
 use crate::{Store, rules};
@@ -282,6 +282,10 @@ impl Store for MemoryStore {
 
     async fn take_commands(&self) -> Result<Vec<NewCommand>, Problem> {
         self.write(|operation| Ok(operation.take_commands()))
+    }
+
+    async fn under_way(&self, boot: &str) -> Result<Vec<UnderWay>, Problem> {
+        Ok(self.data().under_way(boot))
     }
 
     async fn queue(&self) -> Result<QueueCounts, Problem> {

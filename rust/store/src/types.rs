@@ -298,6 +298,8 @@ pub struct EventQuery {
     pub run: Option<String>,
     /// Of this agent and this store's boot only (a standalone bridge).
     pub agent: Option<String>,
+    /// What this boot said of its agents and roles; the other two are not looked at.
+    pub boot: Option<String>,
     /// At most so many.
     pub limit: u32,
 }
@@ -333,12 +335,27 @@ pub struct Pruned {
     pub done: bool,
 }
 
+/// A claim that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnderWay {
+    /// The item.
+    pub item: String,
+    /// Of which run, if of any.
+    pub run: Option<String>,
+    /// Who holds it.
+    pub agent: String,
+    /// Which generation of it.
+    pub generation: u64,
+    /// Until when its process has said that it lives; milliseconds since 1970.
+    pub lease_until: i64,
+}
+
 /// A command from another process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewCommand {
     /// For which run.
     pub run: String,
-    /// `cancel`.
+    /// `cancel`; `drain SECONDS`; a verb with an agent, `restart`, `stop` or `release`; `scale ROLE COUNT`.
     pub kind: String,
     /// Why.
     pub reason: String,

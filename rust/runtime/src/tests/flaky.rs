@@ -4,7 +4,7 @@ use super::*;
 use mnemosyne_core::{ArtifactRef, Attempt, Problem, ProblemKind, Usage};
 use mnemosyne_store::{
     ClaimRequest, Claimed, Completion, FinishStep, ItemJournal, ItemSnapshot, NewCommand, Prune, Pruned, QueueCounts,
-    Release, Released, Reserve, RunSnapshot, StartStep, StepRecord,
+    Release, Released, Reserve, RunSnapshot, StartStep, StepRecord, UnderWay,
 };
 use tokio::sync::watch;
 
@@ -138,6 +138,9 @@ impl Store for Flaky {
     }
     async fn take_commands(&self) -> Result<Vec<NewCommand>, Problem> {
         self.inner.take_commands().await
+    }
+    async fn under_way(&self, boot: &str) -> Result<Vec<UnderWay>, Problem> {
+        self.inner.under_way(boot).await
     }
     async fn queue(&self) -> Result<QueueCounts, Problem> {
         self.inner.queue().await

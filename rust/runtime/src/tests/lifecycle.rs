@@ -74,7 +74,8 @@ async fn health_has_exactly_the_keys_of_the_contract() {
     world.until_item("done", ItemState::Done).await;
     let health = serde_json::to_value(world.tree.health()).unwrap();
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    assert_eq!(keys(&health), ["queue", "roles", "store"]);
+    assert_eq!(keys(&health), ["intake", "queue", "roles", "store"]);
+    assert_eq!(health["intake"], json!({"state": "open", "reason": null}));
     assert_eq!(keys(&health["queue"]), ["ready", "running", "waiting"]);
     assert_eq!(health["store"], json!({"state": "available", "reason": null}));
     let role = &health["roles"]["executor"];
@@ -93,6 +94,7 @@ async fn health_has_exactly_the_keys_of_the_contract() {
         "restarts",
         "next_restart_at",
         "heartbeat_age_seconds",
+        "progress_age_seconds",
     ];
     expected.sort_unstable();
     let agent = &role["agents"][0];

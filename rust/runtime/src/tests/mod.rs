@@ -6,6 +6,7 @@ mod durable;
 mod flaky;
 mod lifecycle;
 mod otp;
+mod picture;
 mod strategies;
 mod supervision;
 mod windows;
@@ -56,6 +57,8 @@ pub(crate) struct MemoryHost {
     pub(crate) submissions: Mutex<Vec<Assignment>>,
     /// Milliseconds that an agent takes to start.
     pub(crate) start_delays: Mutex<BTreeMap<String, u64>>,
+    /// When the work of this host last said anything.
+    pub(crate) progressed: Mutex<Option<Instant>>,
 }
 
 impl MemoryHost {
@@ -70,6 +73,7 @@ impl MemoryHost {
             abandoned: Mutex::default(),
             submissions: Mutex::default(),
             start_delays: Mutex::default(),
+            progressed: Mutex::default(),
         })
     }
 
@@ -162,6 +166,10 @@ impl AgentHost for Shared {
 
     fn heartbeat_age(&self) -> Option<Duration> {
         Some(Duration::from_secs(1))
+    }
+
+    fn progress_age(&self, _: &str) -> Option<Duration> {
+        locked(&self.0.progressed).map(|at| at.elapsed())
     }
 }
 

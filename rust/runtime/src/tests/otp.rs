@@ -236,6 +236,13 @@ async fn a_pool_is_scaled_up_and_down_and_what_was_added_by_hand_stays() {
     assert!(error.to_string().contains("MN-0305"), "{error}");
     soon(world.tree.scale(AgentRole::Executor, 2)).await.unwrap();
     assert_eq!(names(&world), ["executor-1", "helper", "executor-2"]);
+    soon(agent(&world, "executor-1").shutdown(None)).await;
+    soon(world.tree.scale(AgentRole::Executor, 2)).await.unwrap();
+    assert_eq!(
+        names(&world),
+        ["executor-1", "helper", "executor-2", "executor-3"],
+        "one that was ended is no part of it"
+    );
     let problem = world.tree.scale(AgentRole::Reviewer, 1).await.unwrap_err();
     assert_eq!((problem.kind, problem.code.as_str()), (ProblemKind::InvalidInput, "MN-0361"));
     let line = family(of(Strategy::RestForOne), &["a"], calm()).await;

@@ -96,6 +96,7 @@ async fn sup_3_a_permanent_failure_degrades_the_role_once_and_is_probed_every_5_
         .map(|(at, _)| *at)
         .collect();
     assert_eq!(mine.len(), 4);
+    world.until_events(EventKind::AgentDegraded, 3).await; // each says it once, however often it is probed
     assert!(mine.windows(2).all(|pair| (pair[1] - pair[0]).as_millis().abs_diff(5_000) < 20));
     *locked(&fixed) = true;
     world.until_item("waiting", ItemState::Done).await;

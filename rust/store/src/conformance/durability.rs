@@ -308,7 +308,7 @@ pub async fn dur_3_events_of_a_run_are_its_own_and_those_of_its_boots(world: Wor
         [EventKind::AgentStarted, EventKind::RunSubmitted, EventKind::PhaseStarted, EventKind::TaskReady]
     );
     assert_eq!(world.kinds("r-2").await[0], EventKind::RoleDegraded);
-    let portion = EventQuery { run: Some("r-1".into()), since: 2, limit: 1, agent: None };
+    let portion = EventQuery { run: Some("r-1".into()), since: 2, limit: 1, ..EventQuery::default() };
     let events = world.store.events(portion).await.unwrap();
     assert_eq!(events.len(), 1);
     assert_eq!((events[0].sequence, events[0].event.kind), (3, EventKind::RunSubmitted));

@@ -4,7 +4,7 @@ use crate::budget::{Account, Level, Open};
 use crate::rules::{self, Holder, ParkedFor};
 use crate::types::{
     Amount, EventQuery, ItemJournal, ItemSnapshot, JournalStep, NewCommand, Parked, QueueCounts, RunSnapshot,
-    StepRecord,
+    StepRecord, UnderWay,
 };
 use mnemosyne_core::{
     ArtifactRef, Attempt, Event, EventKind, Item, ItemState, PhaseRecord, Problem, Run, RunState, Task, WorkResult,
@@ -225,6 +225,9 @@ impl Data {
     pub(super) fn events_of(&self, query: &EventQuery, own_boot: &str) -> Vec<Event> {
         let run_boots = query.run.as_ref().map(|run| self.runs.get(run).map(|row| &row.boots));
         let wanted = |boot: &String, event: &Event| {
+            if let Some(asked) = &query.boot {
+                return boot == asked && event.event.run.is_none();
+            }
             let of_run = match (&query.run, &run_boots) {
                 (Some(run), Some(boots)) => match &event.event.run {
                     Some(own) => own == run,
@@ -249,6 +252,20 @@ impl Data {
                 .get(run)
                 .is_some_and(|row| row.run.boot.as_deref() == Some(boot) && row.run.state == RunState::Running)
         })
+    }
+
+    pub(super) fn under_way(&self, boot: &str) -> Vec<UnderWay> {
+        let items = self.items.values().filter_map(|row| {
+            let claim = row.claim.as_ref().filter(|claim| claim.holder.boot == boot)?;
+            Some(UnderWay {
+                item: row.item.work.id.clone(),
+                run: row.item.run.clone(),
+                agent: claim.holder.agent.clone(),
+                generation: claim.holder.generation,
+                lease_until: claim.lease_until,
+            })
+        });
+        items.collect()
     }
 
     pub(super) fn queue(&self, boot: &str, now: i64) -> QueueCounts {

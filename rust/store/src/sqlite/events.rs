@@ -33,6 +33,10 @@ pub(crate) fn last_sequence(connection: &Connection) -> rusqlite::Result<u64> {
 pub(crate) fn events(connection: &Connection, query: &EventQuery, own_boot: &str) -> Result<Vec<Event>, Failure> {
     let limit = if query.limit == 0 { i64::MAX } else { i64::from(query.limit) };
     let since = i64::try_from(query.since).unwrap_or(i64::MAX);
+    if let Some(boot) = &query.boot {
+        let wanted = "run IS NULL AND boot = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3";
+        return select(connection, wanted, params![boot, since, limit]);
+    }
     match (&query.run, &query.agent) {
         (None, None) => select(connection, "sequence > ?1 ORDER BY sequence LIMIT ?2", params![since, limit]),
         (None, Some(agent)) => {

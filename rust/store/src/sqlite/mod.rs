@@ -23,7 +23,7 @@ use crate::boot::{self, Boot};
 use crate::clock::{Clock, system_clock};
 use crate::types::{
     ClaimRequest, Claimed, Completion, EventQuery, FinishStep, ItemJournal, ItemSnapshot, NewCommand, Prune, Pruned,
-    QueueCounts, Ready, Release, Released, Reserve, RunSnapshot, StartStep, StepRecord,
+    QueueCounts, Ready, Release, Released, Reserve, RunSnapshot, StartStep, StepRecord, UnderWay,
 };
 use crate::waiting::Waiting;
 use async_trait::async_trait;
@@ -404,6 +404,11 @@ impl Store for SqliteStore {
 
     async fn take_commands(&self) -> Result<Vec<NewCommand>, Problem> {
         self.write(write::take_commands).await
+    }
+
+    async fn under_way(&self, boot: &str) -> Result<Vec<UnderWay>, Problem> {
+        let boot = boot.to_owned();
+        self.read(move |connection| rows::under_way(connection, &boot)).await
     }
 
     async fn queue(&self) -> Result<QueueCounts, Problem> {

@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use crate::budget::{Account, Level};
 use crate::rules::{self, Holder};
-use crate::types::{Amount, ItemSnapshot, Parked, QueueCounts, RunSnapshot, StepRecord, StepState};
+use crate::types::{Amount, ItemSnapshot, Parked, QueueCounts, RunSnapshot, StepRecord, StepState, UnderWay};
 use mnemosyne_core::{Attempt, Budget, Item, PhaseRecord, Problem, Run, RunState, Task, Usage};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::de::DeserializeOwned;
@@ -300,6 +300,19 @@ pub(crate) fn queue(connection: &Connection, boot: &str, now: i64) -> Result<Que
         let (ready, running, all): (u64, u64, u64) = (row.get(0)?, row.get(1)?, row.get(2)?);
         Ok(QueueCounts { ready, running, waiting: all - ready - running })
     })?)
+}
+
+/// Claims of a boot.
+pub(crate) fn under_way(connection: &Connection, boot: &str) -> Result<Vec<UnderWay>, Failure> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, run, agent, generation, lease_until FROM items
+         WHERE state = 'running' AND boot = ?1 AND agent IS NOT NULL AND lease_until IS NOT NULL",
+    )?;
+    let found = statement.query_map([boot], |row| {
+        let (item, run, agent) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok(UnderWay { item, run, agent, generation: row.get(3)?, lease_until: row.get(4)? })
+    })?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
 /// The process that a boot runs in.
