@@ -174,6 +174,11 @@ soak-store: build ## the store's proofs at full length: 1,000 kills, 10,000 sequ
 	MNEMOSYNE_STORE_KILLS=1000 MNEMOSYNE_STORE_SEQUENCES=10000 MNEMOSYNE_STORE_POWER_CUTS=1000 \
 	  cargo test --release --package mnemosyne-store --test proofs -- --nocapture
 
+.PHONY: bench-operate
+bench-operate: build ## what judging a plan of 100 tasks costs, and counting a work item
+	@$(PYTHON) tests/bench/validation.py
+	@$(PYTHON) tests/bench/metrics.py
+
 .PHONY: ci
 ci: ## what runs on every change
 	./.ci/run
