@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import copy
 import faulthandler
 import functools
 import inspect
@@ -121,7 +122,7 @@ class _Seat:
     name: str
     """Of its class, for errors."""
     alone: Callable[[dict[str, Any]], Awaitable[object]] | None
-    """Where direct work needs nothing of the harness, the coroutine function that the agent is."""
+    """Where work outside a run needs nothing of the harness, the coroutine function that the agent is."""
 
 
 @dataclass(slots=True)
@@ -158,7 +159,8 @@ class _Loop:
         self._mailbox = Mailbox(self._loop, side.port, self._read)
         self._seats: dict[int, _Seat] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by slot, of items that took more than their first step
-        self._contexts: dict[int, AgentContext] = {}  # by slot; of direct work whose agent asked for one
+        self._contexts: dict[int, AgentContext] = {}  # by slot; of work outside the harness whose agent asked for one
+        self._assignments: dict[int, Json] = {}  # by slot; of claimed work outside the harness
         self._plain_calls: dict[int, _PlainCall] = {}
         self._others: set[asyncio.Task[None]] = set()
         self._flush_is_due = False
@@ -344,7 +346,7 @@ class _Loop:
         self._side.started(ticket, None)
 
     def make_context(self, slot: int, seat: int) -> AgentContext:
-        """Make the context of direct work from the item as Rust has it: the agent may have changed the dict it got.
+        """Make the context of work outside the harness, from the item as it came: the agent may have changed its dict.
 
         Raises:
             LookupError: The work has ended.
@@ -354,18 +356,22 @@ class _Loop:
 
         made = self._contexts.get(slot)
         if made is None:
-            item = self._side.item(slot)
-            if item is None:
-                raise LookupError("the work has ended")
             known = self._seats[seat]
-            made = AgentContext(
-                WorkItem.model_validate(item),
-                agent_id=known.agent_id,
-                generation=known.generation,
-                upcalls=LocalUpcalls(),
-            )
+            assignment = self._assignments.get(slot)
+            if assignment is not None:
+                made = self._claimed_context(assignment, known)
+            else:
+                item = self._side.item(slot)
+                if item is None:
+                    raise LookupError("the work has ended")
+                made = AgentContext(
+                    WorkItem.model_validate(item),
+                    agent_id=known.agent_id,
+                    generation=known.generation,
+                    upcalls=LocalUpcalls(),
+                )
+                made.run_blocking = self.run_blocking
             made.config = known.agent.config
-            made.run_blocking = self.run_blocking
             made = self._contexts.setdefault(slot, made)  # another thread of the agent may have been faster
         return made
 
@@ -393,16 +399,34 @@ class _Loop:
             self._reported(slot)
 
     async def _claimed(self, slot: int, seat: int, assignment: Json) -> None:
-        """Work on a claimed item, harness and all, and report it."""
+        """Work on a claimed item and report it; with the harness around it, unless it is a plain item of a user's."""
         try:
             known = self._seats[seat]
-            context = _context(assignment, known, _Upcalls(self._side, self._mailbox, known.host.id))
-            context.run_blocking = self.run_blocking
-            result = await self._in_harness(known, context)
-            self._side.completed(slot, {"kind": "result", "result": result})
+            alone = known.alone
+            if alone is not None and _needs_no_harness(assignment):
+                self._assignments[slot] = assignment
+                work_at_hand((self, slot, seat))
+                try:
+                    returned = await alone(_own_copy(assignment["item"]))
+                except BaseException as error:
+                    self._side.completed(slot, _failure(blamed(known.name, error), claimed=True))
+                else:
+                    if not self._side.returned(slot, returned):
+                        whole = check_result(known.name, returned)
+                        self._side.completed(slot, {"kind": "result", "result": whole})
+            else:
+                context = self._claimed_context(assignment, known)
+                result = await self._in_harness(known, context)
+                self._side.completed(slot, {"kind": "result", "result": result})
         except BaseException as error:  # nothing that an agent raises may end the loop
             self._side.completed(slot, _failure(error, claimed=True))
+        self._assignments.pop(slot, None)
         self._reported(slot)
+
+    def _claimed_context(self, assignment: Json, seat: _Seat) -> AgentContext:
+        context = _context(assignment, seat, _Upcalls(self._side, self._mailbox, seat.host.id))
+        context.run_blocking = self.run_blocking
+        return context
 
     async def _in_harness(self, seat: _Seat, context: AgentContext) -> Json:
         from mnemosyne.agents.stages import run_item
@@ -418,6 +442,18 @@ class _Loop:
         if self._services is None:
             self._services = Services(guard=guard.shared, workspace_for=_workspace)
         return self._services
+
+
+def _needs_no_harness(assignment: Json) -> bool:
+    """Whether all that the harness would do for an item is to call its agent."""
+    if assignment["kind"] != "work" or assignment.get("run") is not None:
+        return False
+    return "tree" not in cast("Json", cast("Json", assignment["item"])["context"])
+
+
+def _own_copy(item: JsonValue) -> dict[str, Any]:
+    """The item for its agent, who may change it; its context is made from the other."""
+    return copy.deepcopy(cast("dict[str, Any]", item))
 
 
 def _is_claude(agent: AgentExecutionMixin) -> bool:

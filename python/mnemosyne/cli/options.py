@@ -78,6 +78,7 @@ class Options(argparse.Namespace):
     name: str | None = None
     role: str | None = None
     size: int | None = None
+    item: str | None = None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -144,6 +145,8 @@ def new_parser() -> _Parser:
     _run(verb("cancel", "runs:cancel", "cancel a run, also one of another process"))
     _living(verb("drain", "agents:drain", "take in no more work, let what runs finish, leave the run to be resumed"))
     _agents(verb("agents", "agents:agents", "list the agents of a run, restart, stop, release or scale them"), common)
+    _run(verb("pause", "runs:pause", "begin nothing more of a run until resume; what is under way is finished"))
+    _dead(verb("dead", "dead:listed", "list the items that took their agents down too often"), common)
     _demo(verb("demo", "demo:demo", "run the offline demo: no key, no network, no cost"), common)
     _doctor(verb("doctor", "doctor:doctor", "check that everything is there which a run needs"))
     verb("stats", "stats:stats", "add up what the store has seen: claims, tasks, reviews, tokens, cost")
@@ -277,6 +280,18 @@ def _demo(parser: _Parser, common: _Parser) -> None:
     serve.add_argument("--log", type=_path, metavar="FILE", help="append a JSON line per request")
     _faults(serve)
     serve.set_defaults(handler="mnemosyne.cli.demo:serve", command="mnemosyne demo serve")
+
+
+def _dead(parser: _Parser, common: _Parser) -> None:
+    verbs = parser.add_subparsers(metavar="[requeue|discard]", title="commands")
+    for name, text in (
+        ("requeue", "give an item to the queue again, with its crashes forgotten"),
+        ("discard", "forget an item, with its journal and its keys"),
+    ):
+        added = _strict(verbs.add_parser(name, parents=[common], help=text, description=_sentence(text)))
+        added.add_argument("item", metavar="ITEM", help="the id of a dead letter")
+        added.add_argument("--note", metavar="TEXT", help="why, for its event")
+        added.set_defaults(handler=f"mnemosyne.cli.dead:{name}", command=f"mnemosyne dead {name}")
 
 
 def _store(parser: _Parser, common: _Parser) -> None:

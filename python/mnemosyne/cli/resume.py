@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnemosyne.cli import inputs
-from mnemosyne.cli.drive import Job, drive
-from mnemosyne.cli.runs import find_run, known_runs, list_them
+from mnemosyne.cli.drive import Job, drive, finished_summary
+from mnemosyne.cli.runs import find_run, known_runs, list_them, until_state
 from mnemosyne.errors import InvalidInput
 
 if TYPE_CHECKING:
     from mnemosyne.cli.options import Options
     from mnemosyne.cli.output import Output
     from mnemosyne.models import Budget
-    from mnemosyne.orchestra import Orchestra, Run, RunOverview
+    from mnemosyne.orchestra import Orchestra, Run, RunOverview, RunResult
 
 __all__ = ["job_of", "last_sequence", "refuse_living", "resume"]
 
@@ -32,12 +32,31 @@ def resume(options: Options, output: Output) -> int:
     """
     store = inputs.store_path(options)
     run, last = asyncio.run(_choose(store, options, output))
+    if run.alive and run.state == "paused":
+        return _unpause(store, run, options, output)
     _check(run)
 
     async def start(orchestra: Orchestra, budget: Budget | None) -> Run:
         return await orchestra.resume(run.id, budget=budget)
 
     return drive(job_of(store, run, last, options, output, start), options, output)
+
+
+def _unpause(store: Path, run: RunOverview, options: Options, output: Output) -> int:
+    """A paused run goes on where it is: its process is told."""
+
+    async def unpause() -> RunResult:
+        from mnemosyne.orchestra import unpause_run
+
+        await unpause_run(store, run.id)
+        return await until_state(store, run.id, ("running", "waiting", *_ENDED))
+
+    result = asyncio.run(unpause())
+    if output.as_json:
+        output.summary(finished_summary(result, options))
+    else:
+        output.text([f"{run.id} is {result.state}, in process {run.pid}", f"mnemosyne events {run.id} --follow"])
+    return 0
 
 
 async def _choose(store: Path, options: Options, output: Output) -> tuple[RunOverview, int]:

@@ -1,4 +1,4 @@
-"""``mnemosyne runs``, ``show``, ``events`` and ``cancel``: asking about runs, also those of other processes."""
+"""``mnemosyne runs``, ``show``, ``events``, ``cancel``, ``pause``: asking about runs, also those of other processes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from mnemosyne.cli.output import Output
     from mnemosyne.orchestra import RunOverview, RunResult
 
-__all__ = ["cancel", "events", "find_run", "known_runs", "list_them", "runs", "show"]
+__all__ = ["cancel", "events", "find_run", "known_runs", "list_them", "pause", "runs", "show", "until_state"]
 
 _ENDED = ("done", "failed", "cancelled")
 _WIDE = 120
 """Characters from which a list of runs shows their phases and goals too."""
 _LOOK_SECONDS = 0.1
-_CANCEL_LOOKS = 50
-"""How often ``cancel`` looks whether the run ended. The process that works on it looks for commands every 0.2 s."""
+_LOOKS = 50
+"""How often ``cancel`` and ``pause`` look whether they were obeyed. A process looks for commands every 0.2 s."""
 
 
 def runs(options: Options, output: Output) -> int:
@@ -76,6 +76,39 @@ def cancel(options: Options, output: Output) -> int:
     else:
         output.text([f"{run} is asked to end; it is {result.state} now", f"mnemosyne show {run}"])
     return 0
+
+
+def pause(options: Options, output: Output) -> int:
+    """Pause a run of another process. Says so only when it is paused."""
+    store, run = store_path(options), _named(options)
+    result = asyncio.run(_pause(store, run))
+    if output.as_json:
+        output.summary(finished_summary(result, options))
+    elif result.state == "paused":
+        output.text([f"{run} is paused; what is under way is finished", f"to go on: mnemosyne resume {run}"])
+    else:
+        output.text([f"{run} is asked to pause; it is {result.state} now", f"mnemosyne show {run}"])
+    return 0
+
+
+async def until_state(store: Path, run: str, states: Sequence[str]) -> RunResult:
+    """Wait until the process that works on a run has obeyed, but not for ever."""
+    from mnemosyne.orchestra import show_run
+
+    for _ in range(_LOOKS):
+        result = await show_run(store, run)
+        if result.state in states:
+            return result
+        await asyncio.sleep(_LOOK_SECONDS)
+    return await show_run(store, run)
+
+
+async def _pause(store: Path, run: str) -> RunResult:
+    await _found(store, run)
+    from mnemosyne.orchestra import pause_run
+
+    await pause_run(store, run, "requested")
+    return await until_state(store, run, ("paused", *_ENDED))
 
 
 async def known_runs(store: Path) -> list[RunOverview]:
@@ -149,15 +182,10 @@ async def _print_events(store: Path, run: str, options: Options, output: Output)
 
 async def _cancel(store: Path, run: str) -> RunResult:
     await _found(store, run)
-    from mnemosyne.orchestra import cancel_run, show_run
+    from mnemosyne.orchestra import cancel_run
 
     await cancel_run(store, run, "requested")
-    for _ in range(_CANCEL_LOOKS):
-        result = await show_run(store, run)
-        if result.state in _ENDED:
-            return result
-        await asyncio.sleep(_LOOK_SECONDS)
-    return await show_run(store, run)
+    return await until_state(store, run, _ENDED)
 
 
 def _named(options: Options) -> str:

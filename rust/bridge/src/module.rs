@@ -5,9 +5,9 @@ use crate::convert::{from_python, to_python};
 use crate::log::install;
 use crate::loop_thread::{AgentLoop, stop_at_exit};
 use crate::port::{Port, Reply};
-use crate::request::{OpenTree, OpenedTree, open_store, serve_file, serve_store, serve_tree, try_send_work};
+use crate::request::{OpenTree, OpenedTree, Watched, open_store, serve_file, serve_store, serve_tree, try_send_work};
 use mnemosyne_core::{Problem, ProblemKind, error::codes};
-use mnemosyne_store::Store;
+use mnemosyne_store::{Durability, Store};
 use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning};
 use pyo3::prelude::*;
 use std::path::PathBuf;
@@ -32,6 +32,7 @@ pub(crate) fn runtime() -> PyResult<&'static Runtime> {
 #[pyclass(frozen, module = "mnemosyne._core")]
 pub(crate) struct Handle {
     store: Arc<dyn Store>,
+    watched: Arc<Watched>,
     tree: Option<OpenedTree>,
 }
 
@@ -48,7 +49,7 @@ impl Handle {
         same_process(request.py())?;
         let request = from_python(request)?;
         let store = Arc::clone(&self.store);
-        port.channel.answer(runtime()?.handle(), ticket, serve_store(store, request));
+        port.channel.answer(runtime()?.handle(), ticket, serve_store(store, Arc::clone(&self.watched), request));
         Ok(())
     }
 
@@ -135,10 +136,12 @@ impl Drop for Handle {
 
 /// Opens a store to read, cancel and ask; answered with a `Handle`.
 #[pyfunction]
-fn store(port: &Port, ticket: u64, path: PathBuf) -> PyResult<()> {
+#[pyo3(signature = (port, ticket, path, crash_safe = false))]
+fn store(port: &Port, ticket: u64, path: PathBuf, crash_safe: bool) -> PyResult<()> {
+    let durability = if crash_safe { Durability::CrashSafe } else { Durability::PowerSafe };
     port.channel.answer(runtime()?.handle(), ticket, async move {
-        match open_store(path).await {
-            Ok(store) => Reply::Handle(Handle { store, tree: None }),
+        match open_store(path, durability).await {
+            Ok(store) => Reply::Handle(Handle { store, watched: Arc::default(), tree: None }),
             Err(problem) => problem.into(),
         }
     });
@@ -170,7 +173,9 @@ fn tree(port: &Port, ticket: u64, config: &Bound<'_, PyAny>, store: Option<&Hand
             }
         };
         match config.open(store).await {
-            Ok(opened) => Reply::Handle(Handle { store: Arc::clone(&opened.store), tree: Some(opened) }),
+            Ok(opened) => {
+                Reply::Handle(Handle { store: Arc::clone(&opened.store), watched: Arc::default(), tree: Some(opened) })
+            }
             Err(problem) => problem.into(),
         }
     });

@@ -3,16 +3,22 @@
 use crate::host::PythonHost;
 use crate::log::follow_events;
 use crate::port::Reply;
+use crate::sync::locked;
 use mnemosyne_core::{Budget, Problem, ProblemKind, Run, RunState, WorkItem, error::codes};
 use mnemosyne_runtime::{
     AgentHandle, AgentSpec, Live, RoleSpec, StateManager, SupervisorSpec, Tree, TreeConfig, WorkError,
 };
-use mnemosyne_store::{EventQuery, LEASE_MS, MemoryStore, NewCommand, Prune, Pruned, SqliteStore, Store, sqlite};
+use mnemosyne_store::{
+    Durability, EventQuery, ItemEnd, ItemSnapshot, LEASE_MS, MemoryStore, NewCommand, Prune, Pruned, SqliteStore,
+    Store, Submission, sqlite,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// A waiting request looks again after this long, whatever the store's signal says: other processes commit too.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -35,7 +41,12 @@ pub(crate) enum StoreRequest {
     Attempts { run: String, task: String },
     CancelRun { run: String, reason: String },
     PostCommand { command: NewCommand },
-    SubmitItem { item: Box<WorkItem>, idempotency_key: Option<String> },
+    PauseRun { run: String, reason: String },
+    ContinueRun { run: String },
+    SubmitItem { item: Box<WorkItem>, how: Submission },
+    DeadLetters,
+    Requeue { item: String, reason: String },
+    Discard { item: String, reason: String },
     Journals { run: String, subject: String },
     WaitItem { item: String },
     Events { since: u64, run: Option<String>, agent: Option<String>, limit: u32, wait: bool },
@@ -127,9 +138,9 @@ pub(crate) struct OpenedTree {
     pub(crate) store: Arc<dyn Store>,
 }
 
-pub(crate) async fn open_store(path: PathBuf) -> Result<Arc<dyn Store>, Problem> {
+pub(crate) async fn open_store(path: PathBuf, durability: Durability) -> Result<Arc<dyn Store>, Problem> {
     // Opening reads and writes files; a blocking thread keeps it off the workers. It never attaches.
-    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&path)).await;
+    let opened = tokio::task::spawn_blocking(move || SqliteStore::open_as(&path, durability)).await;
     let store = opened.map_err(|error| {
         Problem::new(ProblemKind::Store, codes::STORE_UNAVAILABLE, "the store could not be opened")
             .because(error.to_string())
@@ -160,14 +171,36 @@ impl OpenTree {
     }
 }
 
-pub(crate) async fn serve_store(store: Arc<dyn Store>, request: Value) -> Reply {
+/// Items that were submitted here, and who will be told of their ends: whoever submits nearly always waits, and then need
+/// not look first whether the item has ended meanwhile.
+#[derive(Default)]
+pub(crate) struct Watched(Mutex<HashMap<String, oneshot::Receiver<Option<ItemEnd>>>>);
+
+impl Watched {
+    /// Of items that nobody ever asks for, only so many are remembered.
+    const MOST: usize = 16_384;
+
+    fn watch(&self, item: String, told: oneshot::Receiver<Option<ItemEnd>>) {
+        let mut watched = locked(&self.0);
+        if watched.len() >= Self::MOST {
+            watched.clear(); // who waits for one of them looks first
+        }
+        watched.insert(item, told);
+    }
+
+    fn take(&self, item: &str) -> Option<oneshot::Receiver<Option<ItemEnd>>> {
+        locked(&self.0).remove(item)
+    }
+}
+
+pub(crate) async fn serve_store(store: Arc<dyn Store>, watched: Arc<Watched>, request: Value) -> Reply {
     match serde_json::from_value::<StoreRequest>(request) {
-        Ok(request) => store_reply(&store, request).await.map_or_else(Reply::from, Reply::Value),
+        Ok(request) => store_reply(&store, &watched, request).await.map_or_else(Reply::from, Reply::Value),
         Err(error) => unreadable(&error),
     }
 }
 
-async fn store_reply(store: &Arc<dyn Store>, request: StoreRequest) -> Result<Value, Problem> {
+async fn store_reply(store: &Arc<dyn Store>, watched: &Watched, request: StoreRequest) -> Result<Value, Problem> {
     match request {
         StoreRequest::Runs => {
             let mut rows = Vec::new();
@@ -189,11 +222,21 @@ async fn store_reply(store: &Arc<dyn Store>, request: StoreRequest) -> Result<Va
         StoreRequest::Attempts { run, task } => Ok(json!(store.attempts(&run, &task).await?)),
         StoreRequest::CancelRun { run, reason } => done(store.cancel_run(&run, &reason).await),
         StoreRequest::PostCommand { command } => done(store.post_command(command).await),
-        StoreRequest::SubmitItem { item, idempotency_key } => {
-            Ok(json!(store.submit_item(*item, idempotency_key).await?))
+        StoreRequest::PauseRun { run, reason } => done(store.pause_run(&run, &reason).await),
+        StoreRequest::ContinueRun { run } => done(store.continue_run(&run).await),
+        StoreRequest::SubmitItem { item, how } => {
+            let (own, told) = (item.id.clone(), store.ended(&item.id));
+            let id = store.submit(*item, how).await?;
+            if id == own {
+                watched.watch(own, told);
+            }
+            Ok(json!(id))
         }
+        StoreRequest::DeadLetters => Ok(json!(store.dead_letters().await?)),
+        StoreRequest::Requeue { item, reason } => done(store.requeue(&item, &reason).await),
+        StoreRequest::Discard { item, reason } => done(store.discard(&item, &reason).await),
         StoreRequest::Journals { run, subject } => Ok(json!(store.journals(&run, &subject).await?)),
-        StoreRequest::WaitItem { item } => wait_item(store, &item).await,
+        StoreRequest::WaitItem { item } => wait_item(store, &item, watched.take(&item)).await,
         StoreRequest::Events { since, run, agent, limit, wait } => {
             let query = EventQuery { since, run, agent, limit, boot: None };
             wait_events(store, query, wait).await
@@ -290,22 +333,32 @@ async fn wait_events(store: &Arc<dyn Store>, query: EventQuery, wait: bool) -> R
     }
 }
 
-async fn wait_item(store: &Arc<dyn Store>, item: &str) -> Result<Value, Problem> {
-    let mut ended = store.ended(item);
+async fn wait_item(
+    store: &Arc<dyn Store>,
+    item: &str,
+    watched: Option<oneshot::Receiver<Option<ItemEnd>>>,
+) -> Result<Value, Problem> {
+    let mut look_first = watched.is_none();
+    let mut told = watched.unwrap_or_else(|| store.ended(item));
     loop {
-        let Some(snapshot) = store.item(item).await? else {
-            return Err(Problem::new(
-                ProblemKind::InvalidInput,
-                codes::ITEM_INVALID,
-                format!("there is no item {item}"),
-            ));
-        };
-        if snapshot.item.state.is_terminal() {
-            return Ok(json!(snapshot));
+        if look_first {
+            let Some(ItemSnapshot { item: found, result, problem }) = store.item(item).await? else {
+                return Err(Problem::new(
+                    ProblemKind::InvalidInput,
+                    codes::ITEM_INVALID,
+                    format!("there is no item {item}"),
+                ));
+            };
+            if found.state.is_terminal() {
+                return Ok(json!(ItemEnd { state: found.state, result, problem }));
+            }
         }
-        // Another process may end it too: of that nobody tells us.
-        if tokio::time::timeout(LOOK_AGAIN, &mut ended).await.is_ok() {
-            ended = store.ended(item);
+        look_first = true;
+        match tokio::time::timeout(LOOK_AGAIN, &mut told).await {
+            Ok(Ok(Some(end))) => return Ok(json!(end)),
+            Ok(_) => told = store.ended(item),
+            // Another process may end it too: of that nobody tells us.
+            Err(_) => {}
         }
     }
 }

@@ -88,6 +88,10 @@ pub mod codes {
     pub const STORE_READ_ONLY: Code = "MN-0216";
     /// No space for the store.
     pub const STORE_FULL: Code = "MN-0217";
+    /// No dead letter of that id.
+    pub const NO_DEAD_LETTER: Code = "MN-0218";
+    /// Nobody claimed the item before its deadline.
+    pub const DEADLINE_PASSED: Code = "MN-0219";
     /// Python cannot be used.
     pub const PYTHON: Code = "MN-0209";
     /// A command of a run outlives the process that drove it.

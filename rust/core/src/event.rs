@@ -22,6 +22,8 @@ pub enum EventKind {
     WorkCancelled,
     WorkParked,
     WorkDead,
+    WorkRequeued,
+    WorkDiscarded,
     ReviewPassed,
     ReviewRejected,
     TaskAccepted,

@@ -6,7 +6,7 @@ use mnemosyne_core::{AgentRole, Budget, Event, Phase, Plan, Problem, ProblemKind
 use mnemosyne_runtime::{
     AgentHandle, AgentSpec, RoleSpec, SharedHost, SupervisorSpec, SupervisorView, SystemHealth, Tree, TreeConfig,
 };
-use mnemosyne_store::{EventQuery, ItemSnapshot, RunSnapshot, SqliteStore, Store};
+use mnemosyne_store::{Durability, EventQuery, ItemSnapshot, RunSnapshot, SqliteStore, Store};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,7 @@ pub struct OrchestraBuilder {
     supervisors: BTreeMap<AgentRole, SupervisorSpec>,
     options: RunOptions,
     host: Option<SharedHost>,
+    durability: Durability,
 }
 
 impl OrchestraBuilder {
@@ -72,6 +73,13 @@ impl OrchestraBuilder {
         self
     }
 
+    /// What an acknowledgement survives; by default the loss of power.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
     /// Runs the agents on a host of your own instead of Python.
     #[must_use]
     pub fn host(mut self, host: SharedHost) -> Self {
@@ -87,8 +95,8 @@ impl OrchestraBuilder {
     pub async fn start(self) -> Result<Orchestra, Problem> {
         let path = self.store.clone().unwrap_or_else(default_store);
         let opened = {
-            let path = path.clone();
-            tokio::task::spawn_blocking(move || SqliteStore::open(&path)).await
+            let (path, durability) = (path.clone(), self.durability);
+            tokio::task::spawn_blocking(move || SqliteStore::open_as(&path, durability)).await
         };
         let store: Arc<dyn Store> = Arc::new(opened.map_err(|error| {
             Problem::new(ProblemKind::Store, codes::STORE_UNAVAILABLE, "the store could not be opened")

@@ -1,28 +1,67 @@
 //! Dispatch: how work reaches the agents of one role. The other half of the role supervisor.
 //!
 //! Work is pulled, never pushed: a claim is asked for only when an agent has room, its host started it and nothing
-//! drains; at most one claim per agent is under way. **SUP-1** Claims and renewals run beside the actor. **FENCE-2** A
+//! drains, or stands in the store until there is work. **SUP-1** Claims and renewals run beside the actor. **FENCE-2** A
 //! claim that arrives for a generation that is over goes back without a charge.
 
 use crate::agent::{AgentMessage, Ending, Job, Load};
 use crate::finish::{closed, timeout_problem};
 use crate::handle::unavailable;
 use crate::host::WorkKey;
-use crate::record::RoleRecord;
+use crate::record::{AgentRecord, RoleRecord, TreeRecord};
 use crate::role_supervisor::{RoleMessage, Slot, Supervisor, refuse};
 use crate::settle::release_innocent;
 use mnemosyne_core::{AgentState, ProblemKind};
-use mnemosyne_store::{ClaimRequest, Claimed, LEASE_MS};
-use std::sync::Arc;
+use mnemosyne_store::{ClaimRequest, Claimed, LEASE_MS, Stander};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 /// What a claim gave. However its task ends, one of these reaches the supervisor.
 pub(crate) struct ClaimAnswer {
-    agent_id: String,
+    record: Arc<AgentRecord>,
     generation: u64,
     found: Option<(WorkKey, Box<Claimed>, OwnedSemaphorePermit)>,
+}
+
+/// One generation of an agent that waits for work. Weak, because the tree holds the store that holds this.
+struct StandingAgent {
+    tree: Weak<TreeRecord>,
+    role: Weak<RoleRecord>,
+    record: Arc<AgentRecord>,
+    request: ClaimRequest,
+}
+
+impl Stander for StandingAgent {
+    fn request(&self) -> &ClaimRequest {
+        &self.request
+    }
+
+    fn room(&self) -> Option<OwnedSemaphorePermit> {
+        let open = self.tree.upgrade().is_some_and(|tree| !tree.is_draining()) && !self.record.is_closing();
+        let wanted = open && self.record.takes_work(self.request.generation);
+        if wanted { self.record.places().try_acquire_owned().ok() } else { None }
+    }
+
+    /// In this order: whatever happens to the message, the claim is known.
+    fn take(&self, claimed: Claimed, place: OwnedSemaphorePermit) {
+        let (key, generation) = (WorkKey::next(), self.request.generation);
+        // A tree that has just gone leaves its claims to the end of its boot.
+        let (Some(tree), Some(role)) = (self.tree.upgrade(), self.role.upgrade()) else { return };
+        self.record.custody.hold(key, &claimed, generation, tree.now());
+        let found = Some((key, Box::new(claimed), place));
+        role.send(RoleMessage::Stood(ClaimAnswer { record: self.record.clone(), generation, found }));
+    }
+
+    fn is_over(&self) -> bool {
+        let gone = self.tree.upgrade().is_none_or(|tree| tree.is_draining());
+        gone || self.record.places().is_closed() || self.record.generation() != self.request.generation
+    }
+}
+
+fn request(record: &AgentRecord, generation: u64) -> ClaimRequest {
+    ClaimRequest { role: record.role, agent: record.agent_id.clone(), generation, lease_ms: LEASE_MS }
 }
 
 /// Sends the answer when dropped.
@@ -51,35 +90,43 @@ impl Supervisor {
         if !self.tree.claims || self.tree.is_draining() {
             return;
         }
-        let mut left = count;
-        for _ in 0..self.slots.len() {
-            if left == 0 {
-                return;
-            }
+        let (mut left, mut refused) = (count, 0);
+        while left > 0 && refused < self.slots.len() {
             self.next = (self.next + 1) % self.slots.len();
             if self.ask(self.next) {
-                left -= 1;
+                (left, refused) = (left - 1, 0);
+            } else {
+                refused += 1;
             }
         }
+    }
+
+    /// An agent that can work waits with a standing claim too, so that what is submitted reaches it with the commit of the
+    /// submission. It holds no place meanwhile: the store asks for one when there is an item.
+    pub(crate) fn stand(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        let generation = slot.record.generation();
+        if !self.tree.claims || slot.open().is_none() || slot.standing == Some(generation) {
+            return;
+        }
+        slot.standing = Some(generation);
+        let request = request(&slot.record, generation);
+        let (tree, role, record) = (Arc::downgrade(&self.tree), Arc::downgrade(&self.role), slot.record.clone());
+        self.tree.store.stand(Arc::new(StandingAgent { tree, role, record, request }));
     }
 
     /// Claims for one agent, beside the actor, if the agent has room.
     fn ask(&mut self, index: usize) -> bool {
         let slot = &mut self.slots[index];
-        if slot.claiming || slot.record.is_closing() || slot.open().is_none() {
+        if slot.record.is_closing() || slot.open().is_none() {
             return false;
         }
         let Ok(place) = slot.record.places().try_acquire_owned() else { return false };
-        slot.claiming = true;
+        slot.claiming += 1;
         self.asking += 1;
         let record = slot.record.clone();
-        let request = ClaimRequest {
-            role: record.role,
-            agent: record.agent_id.clone(),
-            generation: record.generation(),
-            lease_ms: LEASE_MS,
-        };
-        let answer = ClaimAnswer { agent_id: request.agent.clone(), generation: request.generation, found: None };
+        let request = request(&record, record.generation());
+        let answer = ClaimAnswer { record: record.clone(), generation: request.generation, found: None };
         let mut asking = Asking { role: self.role.clone(), answer: Some(answer) };
         let tree = self.tree.clone();
         self.tree.background.spawn(async move {
@@ -96,36 +143,44 @@ impl Supervisor {
         true
     }
 
+    /// A claim that was asked for has its answer.
     pub(crate) fn claimed(&mut self, answer: ClaimAnswer) {
         self.asking = self.asking.saturating_sub(1);
+        if let Some(slot) = self.slot(&answer.record.agent_id) {
+            slot.claiming = slot.claiming.saturating_sub(1);
+        }
+        let found = answer.found.is_some();
+        self.given(answer);
+        if found {
+            self.pull(2);
+        } else if std::mem::take(&mut self.wake_again) {
+            self.pull(1);
+        }
+    }
+
+    /// A claim reaches the agent that it was made for, or goes back.
+    pub(crate) fn given(&mut self, answer: ClaimAnswer) {
         let over = answer.found.as_ref().and_then(|(_, claimed, _)| claimed.item.run.as_ref());
         let unwanted = self.tree.is_draining() || over.is_some_and(|run| self.over.contains(run));
         if self.asking == 0 {
             self.over.clear();
         }
-        let Some(index) = self.slots.iter().position(|slot| slot.record.agent_id == answer.agent_id) else { return };
-        let slot = &mut self.slots[index];
-        slot.claiming = false;
-        let Some((key, claimed, place)) = answer.found else {
-            if std::mem::take(&mut self.wake_again) {
-                self.pull(1);
-            }
-            return;
-        };
-        let wanted = slot.record.generation() == answer.generation && !unwanted && !slot.record.is_closing();
-        match slot.open().filter(|_| wanted) {
+        let ClaimAnswer { record, generation, found } = answer;
+        let Some((key, claimed, place)) = found else { return };
+        let wanted = record.generation() == generation && !unwanted && !record.is_closing();
+        let slot = self.slots.iter().find(|slot| slot.record.agent_id == record.agent_id);
+        match slot.and_then(Slot::open).filter(|_| wanted) {
             Some(child) => {
                 let deadline = deadline_after(claimed.item.work.timeout_seconds);
                 let job = Job { key, place, deadline, load: Load::Claimed(claimed) };
                 let _ = child.send_message(AgentMessage::Work(job)); // lost with its child: swept at its end
             }
             None => {
-                if let Some(settlement) = slot.record.custody.take(key) {
-                    release_innocent(&self.tree, &slot.record, settlement);
+                if let Some(settlement) = record.custody.take(key) {
+                    release_innocent(&self.tree, &record, settlement);
                 }
             }
         }
-        self.pull(2);
     }
 
     /// Direct work: to the child, or it waits for a start that is under way, or it is refused.
@@ -171,6 +226,7 @@ impl Supervisor {
         for index in 0..self.slots.len() {
             let generation = self.slots[index].record.generation();
             self.sweep(index, generation.saturating_sub(1));
+            self.stand(index);
             self.renew(index);
             self.expire_waiting(index);
         }

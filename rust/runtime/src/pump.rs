@@ -1,6 +1,6 @@
 //! What keeps the tree moving between commits: wakes the supervisors when the store changes, ticks them, every 200 ms looks
-//! for commits and commands of other processes and for runs whose time is used up, and now and then forgets what ended long
-//! ago.
+//! for commits, deaths and commands of other processes and for runs whose time is used up, and now and then forgets what
+//! ended long ago.
 
 use crate::drain::drain_and_interrupt;
 use crate::handle::AgentHandle;
@@ -117,6 +117,7 @@ async fn forget(tree: Arc<TreeRecord>) {
 
 async fn poll_once(tree: Arc<TreeRecord>, count: bool) -> Result<(), Problem> {
     tree.store.poll_foreign().await?;
+    tree.store.take_back().await?;
     for command in tree.store.take_commands().await? {
         let tree = tree.clone();
         // Beside the polling: a command waits for the store as long as it takes.
@@ -151,6 +152,8 @@ async fn try_to_obey(tree: &Arc<TreeRecord>, command: &NewCommand) -> Result<(),
     let words: Vec<&str> = command.kind.split_whitespace().collect();
     match words.as_slice() {
         ["cancel"] => cancel_run(tree, &command.run, &command.reason).await,
+        ["pause"] => tree.store.pause_run(&command.run, &command.reason).await,
+        ["continue"] => tree.store.continue_run(&command.run).await,
         ["drain", seconds] => {
             let patience = seconds.parse().ok().map(Duration::from_secs);
             drain_and_interrupt(tree, patience).await

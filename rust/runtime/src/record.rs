@@ -405,6 +405,13 @@ impl AgentRecord {
         (book.generation == generation).then(|| change(&mut book))
     }
 
+    /// Whether the actor of that generation takes work.
+    pub(crate) fn takes_work(&self, generation: u64) -> bool {
+        let book = self.book();
+        let works = matches!(book.state, AgentState::Idle | AgentState::Busy);
+        works && book.generation == generation && book.leaving.is_none()
+    }
+
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::SeqCst)
     }

@@ -39,6 +39,8 @@ pub(crate) enum RoleMessage {
     /// Every 250 ms: delayed items, leases, orphans.
     Tick,
     Claimed(ClaimAnswer),
+    /// By a standing claim.
+    Stood(ClaimAnswer),
     /// Direct work from a handle.
     Work {
         agent_id: String,
@@ -184,8 +186,10 @@ pub(crate) struct Slot {
     degraded: Option<String>,
     /// It was told to end, so that its group can restart: its exit is not counted.
     pub(crate) told: bool,
-    /// A claim is under way: at most one.
-    pub(crate) claiming: bool,
+    /// Claims that were asked for and have no answer yet.
+    pub(crate) claiming: usize,
+    /// The generation that waits in the store with a standing claim.
+    pub(crate) standing: Option<u64>,
     /// Direct work that came while the agent was starting; bounded by the agent's places.
     pub(crate) waiting: VecDeque<Job>,
     restart_timer: Option<Timer>,
@@ -205,7 +209,8 @@ impl Slot {
             ready: false,
             degraded: None,
             told: false,
-            claiming: false,
+            claiming: 0,
+            standing: None,
             waiting: VecDeque::new(),
             restart_timer: None,
             stopped: false,
@@ -274,6 +279,7 @@ impl Supervisor {
             RoleMessage::Wake => self.wake(),
             RoleMessage::Tick => self.tick(),
             RoleMessage::Claimed(answer) => self.claimed(answer),
+            RoleMessage::Stood(answer) => self.given(answer),
             RoleMessage::Work { agent_id, job } => self.work(&agent_id, job),
             RoleMessage::Ready { agent_id, generation } => self.ready(&agent_id, generation),
             RoleMessage::Degraded { agent_id, generation } => self.degraded(&agent_id, generation),
@@ -565,7 +571,7 @@ impl Supervisor {
     pub(crate) fn forget_ended(&mut self) {
         let role = &self.role;
         self.slots.retain(|slot| {
-            let over = slot.forget && slot.child.is_none() && !slot.claiming && slot.record.custody.is_empty();
+            let over = slot.forget && slot.child.is_none() && slot.claiming == 0 && slot.record.custody.is_empty();
             if over {
                 role.forget(&self.tree, &slot.record.agent_id);
             }
@@ -592,6 +598,9 @@ impl Supervisor {
             }
         }
         self.judge_unless_well();
+        if let Some(index) = self.slots.iter().position(|slot| slot.record.agent_id == agent_id) {
+            self.stand(index);
+        }
         self.pull(1);
     }
 

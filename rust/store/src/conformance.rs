@@ -9,12 +9,14 @@
 pub mod budget;
 pub mod claiming;
 pub mod commands;
+pub mod dead_letters;
 pub mod durability;
 pub mod fencing;
 pub mod journal;
 pub mod poison;
 pub mod retention;
 pub mod runs;
+pub mod submitting;
 
 use crate::Store;
 use crate::clock::Clock;
@@ -305,6 +307,7 @@ macro_rules! conformance_tests {
                     items_of_a_run_go_only_to_its_boot,
                     items_without_a_run_go_to_any_boot,
                     an_item_that_a_dead_boot_held_goes_to_another,
+                    what_a_dead_boot_held_is_taken_back_at_once_by_a_boot_that_lives,
                     a_cancelled_item_is_not_given_out,
                     an_item_of_a_run_is_not_cancelled_alone,
                     the_queue_counts_what_is_ready_running_and_waiting,
@@ -319,6 +322,14 @@ macro_rules! conformance_tests {
                     a_command_that_names_nothing_is_refused,
                     a_command_for_a_dead_process_does_not_hit_the_next,
                     commits_of_another_process_are_seen_once_and_own_ones_never,
+                ]
+                dead_letters: [
+                    dead_letters_are_listed_with_their_reason_oldest_first,
+                    a_requeued_item_is_done_as_if_it_had_never_crashed,
+                    a_requeued_item_waits_its_turn_behind_what_is_there,
+                    a_discarded_item_is_forgotten_with_its_key,
+                    only_a_dead_letter_is_requeued_or_discarded,
+                    a_dead_letter_of_a_run_is_a_matter_of_its_task,
                 ]
                 durability: [
                     dur_1_a_submitted_item_is_there_when_the_answer_is,
@@ -408,6 +419,16 @@ macro_rules! conformance_tests {
                     a_failed_task_gets_new_attempts_and_what_was_skipped_waits_again,
                     a_retried_run_belongs_to_the_boot_that_retried_it,
                     a_retry_that_cannot_be_is_refused_and_changes_nothing,
+                    a_paused_run_gives_nothing_out_finishes_what_runs_and_goes_on,
+                    only_the_boot_that_drives_a_run_pauses_it,
+                    a_paused_run_whose_process_died_is_resumed,
+                ]
+                submitting: [
+                    an_item_of_a_unique_key_is_submitted_once_as_long_as_it_lives,
+                    a_dead_letter_is_not_requeued_beside_another_of_its_unique_key,
+                    a_delayed_item_is_begun_at_its_time_and_not_ahead_of_its_turn,
+                    what_nobody_began_before_its_deadline_has_failed,
+                    a_deadline_that_leaves_no_time_is_refused,
                 ]
             );
         }
@@ -467,12 +488,14 @@ mod on_every_backend {
             include_str!("conformance/budget.rs"),
             include_str!("conformance/claiming.rs"),
             include_str!("conformance/commands.rs"),
+            include_str!("conformance/dead_letters.rs"),
             include_str!("conformance/durability.rs"),
             include_str!("conformance/fencing.rs"),
             include_str!("conformance/journal.rs"),
             include_str!("conformance/poison.rs"),
             include_str!("conformance/retention.rs"),
             include_str!("conformance/runs.rs"),
+            include_str!("conformance/submitting.rs"),
         ];
         for line in topics.iter().flat_map(|topic| topic.lines()) {
             if let Some(name) = line.strip_prefix("pub async fn ").and_then(|rest| rest.split('(').next()) {

@@ -31,6 +31,7 @@ pub mod conformance;
 
 use async_trait::async_trait;
 use mnemosyne_core::{Attempt, Budget, Event, NewEvent, Problem, Run, RunState, Usage, WorkItem, WorkResult};
+use std::sync::Arc;
 use tokio::sync::{oneshot, watch};
 
 pub use clock::{Clock, timestamp};
@@ -59,9 +60,9 @@ pub trait Store: Send + Sync + 'static {
     /// becomes claimable by the passing of time shows up nowhere.
     fn ready(&self) -> watch::Receiver<Ready>;
 
-    /// Told once a commit of this process has ended the item; never, if it had ended before. Who waits for an item asks
-    /// for this first and reads the item then.
-    fn ended(&self, item: &str) -> oneshot::Receiver<()>;
+    /// Told once a commit of this process has ended the item, with how, where that is at hand; never, if it had ended
+    /// before. Who waits for an item asks for this first and reads the item then.
+    fn ended(&self, item: &str) -> oneshot::Receiver<Option<ItemEnd>>;
 
     /// Looks whether another process committed since the last call, and if so wakes the waiters of [`Store::changed`].
     async fn poll_foreign(&self) -> Result<bool, Problem>;
@@ -106,9 +107,21 @@ pub trait Store: Send + Sync + 'static {
     /// is left alone.
     async fn cancel_run(&self, run: &str, reason: &str) -> Result<(), Problem>;
 
-    /// Stores a user's own item (kind `Work`, no run). Refuses a dependency on nothing (MN-0105), a used id (MN-0106).
-    /// With a key that was seen before, returns that item's id and stores nothing.
-    async fn submit_item(&self, item: WorkItem, idempotency_key: Option<String>) -> Result<String, Problem>;
+    /// Lets nothing more of a run of this boot be claimed; what is claimed goes on. Emits `run_paused`. A run that is not
+    /// running here is left alone.
+    async fn pause_run(&self, run: &str, reason: &str) -> Result<(), Problem>;
+
+    /// Lets a paused run of this boot go on. Emits `run_resumed`. A run that is not paused here is left alone.
+    async fn continue_run(&self, run: &str) -> Result<(), Problem>;
+
+    /// Stores a user's own item (kind `Work`, no run); its id, or that of the item that one of its keys stands for. Refuses a
+    /// dependency on nothing (MN-0105), a used id (MN-0106), a deadline that has passed (MN-0117).
+    async fn submit(&self, item: WorkItem, how: Submission) -> Result<String, Problem>;
+
+    /// The plain form of [`Store::submit`].
+    async fn submit_item(&self, item: WorkItem, idempotency_key: Option<String>) -> Result<String, Problem> {
+        self.submit(item, Submission::keyed(idempotency_key)).await
+    }
 
     /// One item with its result.
     async fn item(&self, item: &str) -> Result<Option<ItemSnapshot>, Problem>;
@@ -121,6 +134,26 @@ pub trait Store: Send + Sync + 'static {
     /// task becomes `Running`; events `work_started` and `agent_started_with_task`. Only items of runs that this boot
     /// owns and that are `Running`, and runless items. Items whose lease has expired count as ready (crash counted).
     async fn claim(&self, request: ClaimRequest) -> Result<Option<Claimed>, Problem>;
+
+    /// Claims for an agent, from now on, whenever a commit of this process makes work claimable and there is room, in that
+    /// same commit. Nothing is promised: what a backend does not give out in this way is there for [`Store::claim`], which
+    /// whoever stands calls too. A backend whose commits cost nothing does nothing here.
+    fn stand(&self, _stander: Arc<dyn Stander>) {}
+
+    /// Takes back what dead boots held of the items that belong to no run, without waiting for its leases: how many items.
+    /// (Those of runs are taken back by whoever adopts the run.)
+    async fn take_back(&self) -> Result<u64, Problem>;
+
+    /// Items that went to the dead letters and are still there, oldest first.
+    async fn dead_letters(&self) -> Result<Vec<DeadLetter>, Problem>;
+
+    /// Gives a dead letter to the queue again, at its end, with its crashes forgotten. Emits `work_requeued`. What was
+    /// cancelled because it waited for the item stays cancelled. Refuses what is no dead letter (MN-0218), belongs to a run
+    /// (MN-0117), or has the unique key of an item that lives (MN-0106).
+    async fn requeue(&self, item: &str, reason: &str) -> Result<(), Problem>;
+
+    /// Forgets a dead letter, with its journal and its keys. Emits `work_discarded`. Refuses as [`Store::requeue`] does.
+    async fn discard(&self, item: &str, reason: &str) -> Result<(), Problem>;
 
     /// Extends a lease; never shortens it. Fenced if the claim is over.
     async fn renew(&self, item: &str, epoch: u64, lease_ms: i64) -> Result<(), Problem>;

@@ -11,8 +11,9 @@ mod rows;
 
 use crate::clock::{Clock, system_clock};
 use crate::types::{
-    ClaimRequest, Claimed, Completion, EventQuery, FinishStep, ItemJournal, ItemSnapshot, NewCommand, Prune, Pruned,
-    QueueCounts, Ready, Release, Released, Reserve, RunSnapshot, StartStep, StepRecord, UnderWay,
+    ClaimRequest, Claimed, Completion, DeadLetter, EventQuery, FinishStep, ItemEnd, ItemJournal, ItemSnapshot,
+    NewCommand, Prune, Pruned, QueueCounts, Ready, Release, Released, Reserve, RunSnapshot, StartStep, StepRecord,
+    Submission, UnderWay,
 };
 use crate::waiting::Waiting;
 use crate::{Store, rules};
@@ -100,12 +101,12 @@ impl MemoryStore {
             }
             let last = data.last_sequence();
             let over = |item: &String| data.items.get(item).is_none_or(|row| row.item.state.is_terminal());
-            let ended: Vec<String> = self.shared.waiting.items().into_iter().filter(over).collect();
+            let ended = self.shared.waiting.items().into_iter().filter(over).map(|item| (item, None)).collect();
             drop(data);
             // Told even where the number is the same: a commit without an event can make work claimable.
             self.shared.changed.send_replace(last);
             self.shared.ready.send_modify(|counts| counts.iter_mut().for_each(|count| *count += 1));
-            self.shared.waiting.tell(&ended);
+            self.shared.waiting.tell(ended);
         }
         Ok(answer)
     }
@@ -141,7 +142,7 @@ impl Store for MemoryStore {
         self.shared.ready.subscribe()
     }
 
-    fn ended(&self, item: &str) -> oneshot::Receiver<()> {
+    fn ended(&self, item: &str) -> oneshot::Receiver<Option<ItemEnd>> {
         self.shared.waiting.wait_for(item)
     }
 
@@ -194,8 +195,16 @@ impl Store for MemoryStore {
         self.write(|operation| operation.cancel_run(run, reason))
     }
 
-    async fn submit_item(&self, item: WorkItem, idempotency_key: Option<String>) -> Result<String, Problem> {
-        self.write(|operation| operation.submit_item(item, idempotency_key))
+    async fn pause_run(&self, run: &str, reason: &str) -> Result<(), Problem> {
+        self.write(|operation| operation.pause_run(run, reason))
+    }
+
+    async fn continue_run(&self, run: &str) -> Result<(), Problem> {
+        self.write(|operation| operation.continue_run(run))
+    }
+
+    async fn submit(&self, item: WorkItem, how: Submission) -> Result<String, Problem> {
+        self.write(|operation| operation.submit_item(item, how))
     }
 
     async fn item(&self, item: &str) -> Result<Option<ItemSnapshot>, Problem> {
@@ -209,6 +218,22 @@ impl Store for MemoryStore {
 
     async fn claim(&self, request: ClaimRequest) -> Result<Option<Claimed>, Problem> {
         self.write(|operation| Ok(operation.claim(&request)))
+    }
+
+    async fn take_back(&self) -> Result<u64, Problem> {
+        self.write(|operation| Ok(operation.take_back()))
+    }
+
+    async fn dead_letters(&self) -> Result<Vec<DeadLetter>, Problem> {
+        Ok(self.data().dead_letters())
+    }
+
+    async fn requeue(&self, item: &str, reason: &str) -> Result<(), Problem> {
+        self.write(|operation| operation.requeue(item, reason))
+    }
+
+    async fn discard(&self, item: &str, reason: &str) -> Result<(), Problem> {
+        self.write(|operation| operation.discard(item, reason))
     }
 
     async fn renew(&self, item: &str, epoch: u64, lease_ms: i64) -> Result<(), Problem> {

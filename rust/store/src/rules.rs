@@ -2,7 +2,9 @@
 
 use crate::budget;
 use crate::clock::timestamp;
-use crate::types::{ClaimRequest, FinishStep, NewCommand, Parked, Release, ReleaseReason, StartStep, StepState};
+use crate::types::{
+    ClaimRequest, FinishStep, NewCommand, Parked, Release, ReleaseReason, StartStep, StepState, Submission,
+};
 use mnemosyne_core::error::codes;
 use mnemosyne_core::validation::{item_findings, refuse};
 use mnemosyne_core::{
@@ -337,6 +339,71 @@ pub(crate) fn no_such_item(item: &str) -> Problem {
 pub(crate) fn item_of_a_run(item: &str, run: &str) -> Problem {
     bad_item(format!("{item} belongs to run {run} and cannot be cancelled alone"))
         .hint(format!("mnemosyne cancel {run}"))
+}
+
+/// An id that names no dead letter.
+pub(crate) fn no_dead_letter(item: &str, state: Option<ItemState>) -> Problem {
+    let why = state.map_or_else(|| "there is no such item".to_owned(), |state| format!("the item is {state}"));
+    Problem::new(ProblemKind::InvalidInput, codes::NO_DEAD_LETTER, format!("there is no dead letter {item}"))
+        .because(why)
+        .hint("mnemosyne dead")
+}
+
+/// A dead letter of a run was the end of its task.
+pub(crate) fn dead_letter_of_a_run(item: &Item, run: &str) -> Problem {
+    let task = item.task.as_deref().unwrap_or("TASK");
+    bad_item(format!("{} belongs to run {run} and is not requeued or discarded alone", item.work.id))
+        .because("its task has failed with it")
+        .hint(format!("mnemosyne retry {run} {task}"))
+}
+
+/// What a person does with a dead letter.
+pub(crate) fn dead_letter_event(kind: EventKind, item: &Item, reason: &str) -> NewEvent {
+    item_event(kind, item).with("reason", clip(reason, 2_000))
+}
+
+/// Nobody claimed it in time.
+pub(crate) fn deadline_passed(item: &Item, deadline: i64) -> Problem {
+    Problem::new(
+        ProblemKind::Timeout,
+        codes::DEADLINE_PASSED,
+        format!("work item {} was not begun before its deadline", item.work.id),
+    )
+    .because(format!("the deadline was {}", timestamp(deadline)))
+    .hint("give it more time, a higher priority, or its role more agents")
+}
+
+/// A deadline that would be over before anybody could look.
+pub(crate) fn check_times(item: &str, how: &Submission, now: i64) -> Result<(), Problem> {
+    match how.deadline {
+        Some(deadline) if deadline <= queued_from(how, now) => {
+            Err(bad_item(format!("work item {item} would have no time before its deadline"))
+                .because(format!("the deadline is {}", timestamp(deadline)))
+                .hint("give it a later deadline; nothing was stored"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// From when on an item waits its turn: one that is delayed does not get ahead by having been submitted early.
+pub(crate) fn queued_from(how: &Submission, now: i64) -> i64 {
+    how.not_before.map_or(now, |at| at.max(now))
+}
+
+/// Two items of one unique key cannot live at once.
+pub(crate) fn key_is_taken(item: &str, rival: &str) -> Problem {
+    Problem::new(
+        ProblemKind::InvalidInput,
+        codes::PLAN_DUPLICATE,
+        format!("{item} cannot be requeued: {rival} has its unique key"),
+    )
+    .hint("wait until that one has ended, or discard the dead letter: mnemosyne dead discard ITEM")
+}
+
+/// `run_paused`.
+pub(crate) fn paused_event(run: &Run, reason: &str) -> NewEvent {
+    NewEvent { run: Some(run.id.clone()), phase: Some(run.phase), ..NewEvent::new(EventKind::RunPaused) }
+        .with("reason", clip(reason, 2_000))
 }
 
 /// An item whose dependency is already lost.

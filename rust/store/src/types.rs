@@ -5,9 +5,21 @@ use mnemosyne_core::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Length of a lease; renewed every third of it.
 pub const LEASE_MS: i64 = 30_000;
+
+/// What an acknowledgement survives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// The loss of power: every commit is on the disk before it is acknowledged.
+    #[default]
+    PowerSafe,
+    /// The end of any process, also by `kill -9`, but not the loss of power: that may take what was acknowledged in the
+    /// seconds before. The file stays sound.
+    CrashSafe,
+}
 
 /// Who asks for work.
 #[derive(Debug, Clone)]
@@ -20,6 +32,22 @@ pub struct ClaimRequest {
     pub generation: u64,
     /// Milliseconds.
     pub lease_ms: i64,
+}
+
+/// Somebody who waits for work with a standing claim. All of it is called by what commits, so none of it may wait.
+pub trait Stander: Send + Sync {
+    /// For whom is claimed.
+    fn request(&self) -> &ClaimRequest;
+
+    /// A place for one more item, if there is room now; asked right before something is claimed for it.
+    fn room(&self) -> Option<OwnedSemaphorePermit>;
+
+    /// Gets an item, claimed and committed, with the place that it was claimed for. Before whoever made the item claimable
+    /// has an answer.
+    fn take(&self, claimed: Claimed, place: OwnedSemaphorePermit);
+
+    /// Will never have room again.
+    fn is_over(&self) -> bool;
 }
 
 /// An item that is now ours, with all that its host needs.
@@ -278,6 +306,38 @@ pub struct Parked {
     pub reason: String,
 }
 
+/// How an item is submitted, beside what it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Submission {
+    /// The same key again gives the item that it was first given for, whatever became of that, and stores nothing.
+    pub idempotency_key: Option<String>,
+    /// As long as an item that was submitted under this name has not ended, that one is given and nothing is stored.
+    pub unique_key: Option<String>,
+    /// Milliseconds since 1970: not given out before.
+    pub not_before: Option<i64>,
+    /// Milliseconds since 1970: not begun after; what nobody has claimed by then has failed.
+    pub deadline: Option<i64>,
+}
+
+impl Submission {
+    /// With no more than an idempotency key.
+    pub fn keyed(idempotency_key: Option<String>) -> Self {
+        Self { idempotency_key, ..Self::default() }
+    }
+}
+
+/// An item that took its agent down too often, kept until a person decides.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// With its crashes.
+    pub item: Item,
+    /// Why it is not tried again.
+    pub problem: Option<Problem>,
+    /// UTC, RFC 3339 with milliseconds.
+    pub died_at: String,
+}
+
 /// An item with its result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ItemSnapshot {
@@ -286,6 +346,17 @@ pub struct ItemSnapshot {
     /// Its result, once done or failed.
     pub result: Option<WorkResult>,
     /// Why it is dead or failed without a result.
+    pub problem: Option<Problem>,
+}
+
+/// How an item ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ItemEnd {
+    /// Terminal.
+    pub state: ItemState,
+    /// Its result, if it has one.
+    pub result: Option<WorkResult>,
+    /// Why it has none.
     pub problem: Option<Problem>,
 }
 
@@ -355,7 +426,7 @@ pub struct UnderWay {
 pub struct NewCommand {
     /// For which run.
     pub run: String,
-    /// `cancel`; `drain SECONDS`; a verb with an agent, `restart`, `stop` or `release`; `scale ROLE COUNT`.
+    /// `cancel`, `pause` or `continue`; `drain SECONDS`; a verb with an agent, `restart`, `stop` or `release`; `scale ROLE COUNT`.
     pub kind: String,
     /// Why.
     pub reason: String,

@@ -1,15 +1,18 @@
 //! Who waits for the end of which item: told by name, so that a commit wakes those that it concerns and nobody else.
 
+use crate::types::ItemEnd;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 /// Shared by a handle and what commits for it.
 #[derive(Clone, Default)]
-pub(crate) struct Waiting(Arc<Mutex<HashMap<String, Vec<oneshot::Sender<()>>>>>);
+pub(crate) struct Waiting(Arc<Mutex<HashMap<String, Vec<Teller>>>>);
+
+type Teller = oneshot::Sender<Option<ItemEnd>>;
 
 impl Waiting {
-    pub(crate) fn wait_for(&self, item: &str) -> oneshot::Receiver<()> {
+    pub(crate) fn wait_for(&self, item: &str) -> oneshot::Receiver<Option<ItemEnd>> {
         let (tell, told) = oneshot::channel();
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_item = waiting.entry(item.to_owned()).or_default();
@@ -18,14 +21,21 @@ impl Waiting {
         told
     }
 
+    /// Whether somebody waits for it.
+    pub(crate) fn is_awaited(&self, item: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(item)
+    }
+
     /// These items ended, and it is committed.
-    pub(crate) fn tell(&self, ended: &[String]) {
+    pub(crate) fn tell(&self, ended: Vec<(String, Option<ItemEnd>)>) {
         if ended.is_empty() {
             return;
         }
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for waiter in ended.iter().filter_map(|item| waiting.remove(item)).flatten() {
-            let _ = waiter.send(()); // whoever went away needs no answer
+        for (item, end) in ended {
+            for waiter in waiting.remove(&item).into_iter().flatten() {
+                let _ = waiter.send(end.clone()); // whoever went away needs no answer
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use mnemosyne_core::{Problem, ProblemKind, TaskState};
-use mnemosyne_store::NewCommand;
+use mnemosyne_store::{ClaimRequest, LEASE_MS, NewCommand};
 
 fn problem(kind: ProblemKind) -> Problem {
     Problem::new(kind, "MN-0205", "nobody answers")
@@ -231,6 +231,45 @@ async fn a_cancel_command_of_another_process_is_obeyed_within_200_ms() {
     eventually("nothing runs", async || world.host.busy() == 0).await;
     assert!(posted.elapsed() <= Duration::from_millis(250), "{:?}", posted.elapsed());
     until_run(&world, "r-1", RunState::Cancelled).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pause_and_continue_commands_of_another_process_are_obeyed_and_what_runs_is_finished() {
+    let host = MemoryHost::new(|work| Act::After(1_000, good(work)));
+    let world = World::new(all_roles(1), host).await;
+    world.store.submit_run(run("r-1", two_and_one()), None).await.unwrap();
+    eventually("an item runs", async || world.host.busy() == 1).await;
+    let other = world.store.another_boot();
+    let tell = async |kind: &str| {
+        let command = NewCommand { run: "r-1".into(), kind: kind.into(), reason: "requested".into() };
+        other.post_command(command).await.unwrap();
+    };
+    tell("pause").await;
+    until_run(&world, "r-1", RunState::Paused).await;
+    eventually("what runs is finished", async || world.host.busy() == 0).await;
+    let begun = world.host.submitted();
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    assert_eq!(world.host.submitted(), begun, "nothing more is begun");
+    tell("something of a newer version").await;
+    tell("continue").await;
+    until_run(&world, "r-1", RunState::Done).await;
+    assert!(world.host.submitted() > begun);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_item_that_a_dead_process_held_is_done_at_once_and_not_when_its_lease_ends() {
+    let world = World::new(all_roles(1), MemoryHost::new(|_| Act::Now(ok()))).await;
+    let other = world.store.another_boot();
+    let request = ClaimRequest { role: AgentRole::Executor, agent: "e".into(), generation: 1, lease_ms: LEASE_MS };
+    let posted = item("held");
+    // Claimed in the moment of its submission, before the tree can look.
+    other.submit_item(posted, None).await.unwrap();
+    if other.claim(request).await.unwrap().is_some() {
+        other.kill_boot();
+    }
+    let died = Instant::now();
+    world.until_item("held", ItemState::Done).await;
+    assert!(died.elapsed() <= Duration::from_secs(1), "{:?}", died.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,8 +3,8 @@
 use super::*;
 use mnemosyne_core::{ArtifactRef, Attempt, Problem, ProblemKind, Usage};
 use mnemosyne_store::{
-    ClaimRequest, Claimed, Completion, FinishStep, ItemJournal, ItemSnapshot, NewCommand, Prune, Pruned, QueueCounts,
-    Release, Released, Reserve, RunSnapshot, StartStep, StepRecord, UnderWay,
+    ClaimRequest, Claimed, Completion, DeadLetter, FinishStep, ItemJournal, ItemSnapshot, NewCommand, Prune, Pruned,
+    QueueCounts, Release, Released, Reserve, RunSnapshot, StartStep, StepRecord, Submission, UnderWay,
 };
 use tokio::sync::watch;
 
@@ -67,8 +67,27 @@ impl Store for Flaky {
     async fn cancel_run(&self, run: &str, reason: &str) -> Result<(), Problem> {
         self.inner.cancel_run(run, reason).await
     }
-    async fn submit_item(&self, item: WorkItem, key: Option<String>) -> Result<String, Problem> {
-        self.inner.submit_item(item, key).await
+    async fn pause_run(&self, run: &str, reason: &str) -> Result<(), Problem> {
+        self.check("pause_run")?;
+        self.inner.pause_run(run, reason).await
+    }
+    async fn continue_run(&self, run: &str) -> Result<(), Problem> {
+        self.inner.continue_run(run).await
+    }
+    async fn submit(&self, item: WorkItem, how: Submission) -> Result<String, Problem> {
+        self.inner.submit(item, how).await
+    }
+    async fn take_back(&self) -> Result<u64, Problem> {
+        self.inner.take_back().await
+    }
+    async fn dead_letters(&self) -> Result<Vec<DeadLetter>, Problem> {
+        self.inner.dead_letters().await
+    }
+    async fn requeue(&self, item: &str, reason: &str) -> Result<(), Problem> {
+        self.inner.requeue(item, reason).await
+    }
+    async fn discard(&self, item: &str, reason: &str) -> Result<(), Problem> {
+        self.inner.discard(item, reason).await
     }
     async fn item(&self, item: &str) -> Result<Option<ItemSnapshot>, Problem> {
         self.inner.item(item).await
@@ -148,7 +167,7 @@ impl Store for Flaky {
     fn ready(&self) -> watch::Receiver<mnemosyne_store::Ready> {
         self.inner.ready()
     }
-    fn ended(&self, item: &str) -> tokio::sync::oneshot::Receiver<()> {
+    fn ended(&self, item: &str) -> tokio::sync::oneshot::Receiver<Option<mnemosyne_store::ItemEnd>> {
         self.inner.ended(item)
     }
     async fn prune(&self, prune: Prune) -> Result<Pruned, Problem> {

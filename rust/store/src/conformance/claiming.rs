@@ -228,6 +228,21 @@ pub async fn an_item_that_a_dead_boot_held_goes_to_another(mut world: World) {
     assert_eq!((again.item.epoch, again.item.crashes), (2, 1));
 }
 
+pub async fn what_a_dead_boot_held_is_taken_back_at_once_by_a_boot_that_lives(mut world: World) {
+    let living = world.boot();
+    world.submit(own("a")).await;
+    world.any().await.unwrap();
+    assert_eq!(living.take_back().await.unwrap(), 0, "its boot lives");
+    drop(std::mem::replace(&mut world.store, living.clone()));
+    let mut ready = living.ready();
+    ready.mark_unchanged();
+    assert_eq!(living.take_back().await.unwrap(), 1);
+    ready.changed().await.unwrap(); // whoever waits for work is told
+    let again = world.any().await.unwrap();
+    assert_eq!((again.item.epoch, again.item.crashes), (2, 1));
+    assert_eq!(living.take_back().await.unwrap(), 0);
+}
+
 pub async fn a_cancelled_item_is_not_given_out(world: World) {
     world.submit(own("a")).await;
     world.submit(after("b", &["a"])).await;

@@ -301,3 +301,49 @@ pub async fn a_retry_that_cannot_be_is_refused_and_changes_nothing(world: World)
     world.store.cancel_run(&cancelled, "no").await.unwrap();
     assert_eq!(code(world.store.retry_task(&cancelled, "a", None, None).await), "MN-0116");
 }
+
+pub async fn a_paused_run_gives_nothing_out_finishes_what_runs_and_goes_on(world: World) {
+    let run = world.submit_run(planned("r-1", &[("a", &[], "a"), ("b", &[], "b")])).await;
+    let claimed = world.any().await.unwrap();
+    world.store.pause_run(&run, "lunch").await.unwrap();
+    let state = async || world.store.run(&run).await.unwrap().unwrap().run.state;
+    assert_eq!(state().await, RunState::Paused);
+    assert!(world.any().await.is_none());
+    world.pass(60_000);
+    world.store.renew(&claimed.item.work.id, claimed.item.epoch, crate::LEASE_MS).await.unwrap();
+    world.complete(&claimed).await;
+    assert!(world.any().await.is_none(), "nor what follows from it");
+    let seconds = world.store.run(&run).await.unwrap().unwrap().spent.seconds;
+    assert!(seconds.abs() < 1e-9, "a pause is no time of work: {seconds}");
+    let mut ready = world.store.ready();
+    ready.mark_unchanged();
+    world.store.continue_run(&run).await.unwrap();
+    ready.changed().await.unwrap();
+    assert_eq!(state().await, RunState::Running);
+    world.walk().await;
+    assert_eq!(state().await, RunState::Done);
+    let kinds = world.kinds(&run).await;
+    let said = |kind| kinds.iter().filter(|known| **known == kind).count();
+    assert_eq!((said(EventKind::RunPaused), said(EventKind::RunResumed)), (1, 1));
+}
+
+pub async fn only_the_boot_that_drives_a_run_pauses_it(world: World) {
+    let run = world.submit_run(prompted("r-1")).await;
+    let other = world.boot();
+    other.pause_run(&run, "no").await.unwrap();
+    assert_eq!(world.store.run(&run).await.unwrap().unwrap().run.state, RunState::Running);
+    assert_eq!(code(other.pause_run("r-2", "no").await), "MN-0110");
+    world.store.pause_run(&run, "yes").await.unwrap();
+    other.continue_run(&run).await.unwrap();
+    assert_eq!(world.store.run(&run).await.unwrap().unwrap().run.state, RunState::Paused);
+    assert_eq!(code(other.adopt_run(&run, None).await), "MN-0112", "it lives");
+}
+
+pub async fn a_paused_run_whose_process_died_is_resumed(mut world: World) {
+    let run = world.submit_run(prompted("r-1")).await;
+    world.store.pause_run(&run, "lunch").await.unwrap();
+    world.die();
+    let resumed = world.store.adopt_run(&run, None).await.unwrap();
+    assert_eq!((resumed.run.state, resumed.run.resumes), (RunState::Running, 1));
+    assert!(world.any().await.is_some());
+}

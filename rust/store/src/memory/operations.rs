@@ -6,13 +6,13 @@ use crate::clock::timestamp;
 use crate::rules::{self, Holder, ParkedFor};
 use crate::types::{
     Amount, ClaimRequest, Claimed, Completion, FinishStep, NewCommand, Prune, Pruned, Release, ReleaseReason, Released,
-    Reserve, RunSnapshot, StartStep, StepRecord, StepState,
+    Reserve, RunSnapshot, StartStep, StepRecord, StepState, Submission,
 };
 use mnemosyne_core::advance::{self, View};
 use mnemosyne_core::record::accepted_commands;
 use mnemosyne_core::{
-    Advance, ArtifactRef, Budget, Candidate, Event, Holding, Item, ItemKind, ItemState, NewEvent, Problem, Run,
-    RunState, Task, TaskState, Usage, WorkItem, eligible, first_items, item_dead, next_items, rank, retry_task,
+    Advance, ArtifactRef, Budget, Candidate, Event, EventKind, Holding, Item, ItemKind, ItemState, NewEvent, Problem,
+    Run, RunState, Task, TaskState, Usage, WorkItem, eligible, first_items, item_dead, next_items, rank, retry_task,
 };
 use std::collections::BTreeSet;
 
@@ -128,7 +128,7 @@ impl Operation<'_> {
         for item in self.running_items(id) {
             self.end_claim(&item);
         }
-        self.pause_run(id);
+        self.rest_run(id);
         self.emit([event]);
         Ok(())
     }
@@ -150,12 +150,44 @@ impl Operation<'_> {
         Ok(())
     }
 
-    pub(super) fn submit_item(&mut self, work: WorkItem, key: Option<String>) -> Result<String, Problem> {
+    pub(super) fn pause_run(&mut self, id: &str, reason: &str) -> Result<(), Problem> {
+        let Some(run) = self.ours(id, RunState::Running)? else { return Ok(()) };
+        let said = rules::paused_event(run, reason);
+        run.state = RunState::Paused;
+        self.emit([said]);
+        self.rest_run(id);
+        Ok(())
+    }
+
+    pub(super) fn continue_run(&mut self, id: &str) -> Result<(), Problem> {
+        let Some(run) = self.ours(id, RunState::Paused)? else { return Ok(()) };
+        run.state = RunState::Running;
+        let said = rules::resumed_event(run);
+        self.emit([said]);
+        self.change(id, &[Level::Run], |account, now| account.begin(now));
+        Ok(())
+    }
+
+    /// The run, if this boot drives it and it is in that state.
+    fn ours(&mut self, id: &str, state: RunState) -> Result<Option<&mut Run>, Problem> {
+        let run = &mut self.data.runs.get_mut(id).ok_or_else(|| rules::no_such_run(id))?.run;
+        let ours = run.state == state && run.boot.as_deref() == Some(self.boot);
+        self.changed_nothing = !ours;
+        Ok(ours.then_some(run))
+    }
+
+    pub(super) fn submit_item(&mut self, work: WorkItem, how: Submission) -> Result<String, Problem> {
+        let key = how.idempotency_key.clone();
         if let Some(known) = self.known("item", key.as_ref()) {
+            return Ok(known);
+        }
+        if let Some(known) = self.live(how.unique_key.as_deref()) {
+            self.changed_nothing = true;
             return Ok(known);
         }
         let item = rules::own_item(work)?;
         let id = item.work.id.clone();
+        rules::check_times(&id, &how, self.now)?;
         if self.data.items.contains_key(&id) {
             return Err(rules::duplicate("work item", &id));
         }
@@ -171,7 +203,7 @@ impl Operation<'_> {
         }
         self.remember("item", key, &id);
         let waiting = u32::try_from(open.len()).unwrap_or(u32::MAX);
-        self.insert_item(item, waiting);
+        self.insert_item(item, waiting, &how);
         for dependency in open {
             if let Some(row) = self.data.items.get_mut(&dependency) {
                 row.dependents.push(id.clone());
@@ -195,7 +227,7 @@ impl Operation<'_> {
     }
 
     pub(super) fn claim(&mut self, request: &ClaimRequest) -> Option<Claimed> {
-        let expired = self.expire_leases();
+        let expired = self.expire_leases() | self.miss_deadlines();
         let (candidates, holdings) = (self.candidates(request), self.holdings());
         let picked = eligible(&candidates, &holdings, request.role, self.now).map(|candidate| candidate.id.clone());
         self.changed_nothing = picked.is_none() && !expired;
@@ -224,6 +256,65 @@ impl Operation<'_> {
             task.clone()
         });
         Some(Claimed { item, run: Some(run.run.clone()), task, accepted: accepted_commands(&run.tasks) })
+    }
+
+    pub(super) fn take_back(&mut self) -> u64 {
+        let dead = |row: &&ItemRow| {
+            row.item.run.is_none() && row.claim.as_ref().is_some_and(|claim| self.data.is_dead(&claim.holder.boot))
+        };
+        let mut held: Vec<(u64, String)> =
+            self.data.items.values().filter(dead).map(|row| (row.arrival, row.item.work.id.clone())).collect();
+        held.sort_unstable();
+        for (_, id) in &held {
+            // A killed process says nothing about an item that made progress.
+            if let Some(claim) = self.end_claim(id).filter(|claim| !claim.progressed) {
+                self.crash(id, &claim.holder);
+            }
+        }
+        self.changed_nothing = held.is_empty();
+        held.len() as u64
+    }
+
+    pub(super) fn requeue(&mut self, id: &str, reason: &str) -> Result<(), Problem> {
+        let item = self.dead_letter(id)?;
+        let key = self.data.items.get(id).and_then(|row| row.unique_key.clone());
+        if let Some(rival) = self.live(key.as_deref()) {
+            return Err(rules::key_is_taken(id, &rival));
+        }
+        let said = rules::dead_letter_event(EventKind::WorkRequeued, &item, reason);
+        if let Some(row) = self.data.items.get_mut(id) {
+            row.item = Item { state: ItemState::Ready, crashes: 0, crash_generations: 0, model_failures: 0, ..item };
+            (row.ended_at, row.problem, row.last_crash) = (None, None, None);
+            (row.not_before, row.deadline, row.enqueued_at) = (None, None, self.now);
+        }
+        self.emit([said]);
+        Ok(())
+    }
+
+    pub(super) fn discard(&mut self, id: &str, reason: &str) -> Result<(), Problem> {
+        let item = self.dead_letter(id)?;
+        self.forget(&[id.to_owned()].into(), None);
+        self.emit([rules::dead_letter_event(EventKind::WorkDiscarded, &item, reason)]);
+        Ok(())
+    }
+
+    fn dead_letter(&self, id: &str) -> Result<Item, Problem> {
+        let item = self.data.items.get(id).map(|row| row.item.clone());
+        match item {
+            Some(item) if item.state == ItemState::Dead => match &item.run {
+                Some(run) => Err(rules::dead_letter_of_a_run(&item, run)),
+                None => Ok(item),
+            },
+            other => Err(rules::no_dead_letter(id, other.map(|item| item.state))),
+        }
+    }
+
+    /// The item of this unique key that has not ended.
+    fn live(&self, unique_key: Option<&str>) -> Option<String> {
+        let key = unique_key?;
+        let mut rows = self.data.items.values();
+        let found = rows.find(|row| row.unique_key.as_deref() == Some(key) && !row.item.state.is_terminal());
+        found.map(|row| row.item.work.id.clone())
     }
 
     pub(super) fn renew(&mut self, id: &str, epoch: u64, lease_ms: i64) -> Result<(), Problem> {
@@ -470,7 +561,7 @@ impl Operation<'_> {
             row.ended_at = state.is_terminal().then_some(self.now);
         }
         for new in items {
-            self.insert_item(new, 0);
+            self.insert_item(new, 0, &Submission::default());
         }
         let now = self.now;
         let mut ended = false;
@@ -501,7 +592,7 @@ impl Operation<'_> {
                 self.end_claim(&left);
                 self.set_cancelled(&left);
             }
-            self.pause_run(run);
+            self.rest_run(run);
         }
         // After all that may have something to say: the run's last event must stay its last.
         self.emit(events);
@@ -596,6 +687,22 @@ impl Operation<'_> {
         !expired.is_empty()
     }
 
+    /// Ready items that nobody claimed in time; they belong to no run.
+    fn miss_deadlines(&mut self) -> bool {
+        let late = |row: &&ItemRow| row.item.state == ItemState::Ready && row.deadline.is_some_and(|at| at <= self.now);
+        let mut missed: Vec<(Option<i64>, String)> =
+            self.data.items.values().filter(late).map(|row| (row.deadline, row.item.work.id.clone())).collect();
+        missed.sort_unstable();
+        for (deadline, id) in &missed {
+            let Some(row) = self.data.items.get_mut(id) else { continue };
+            let (item, problem) = (row.item.clone(), rules::deadline_passed(&row.item, deadline.unwrap_or(self.now)));
+            row.problem = Some(problem.clone());
+            let advance = self.with_view(None, |view| item_dead(view, &item, ItemState::Failed, &problem));
+            self.apply(None, Some(id), advance);
+        }
+        !missed.is_empty()
+    }
+
     fn candidates(&self, request: &ClaimRequest) -> Vec<Candidate> {
         let rows = self.data.item_order.iter().filter_map(|id| self.data.items.get(id));
         rows.filter(|row| row.item.state == ItemState::Ready && row.item.work.role == request.role)
@@ -686,16 +793,18 @@ impl Operation<'_> {
         }
     }
 
-    fn insert_item(&mut self, item: Item, open_dependencies: u32) {
+    fn insert_item(&mut self, item: Item, open_dependencies: u32, how: &Submission) {
         let id = item.work.id.clone();
         let row = ItemRow {
             item,
             arrival: self.data.arrivals,
-            enqueued_at: self.now,
+            enqueued_at: rules::queued_from(how, self.now),
             ended_at: None,
             open_dependencies,
             dependents: Vec::new(),
-            not_before: None,
+            not_before: how.not_before,
+            unique_key: how.unique_key.clone(),
+            deadline: how.deadline,
             parked: None,
             claim: None,
             last_crash: None,
@@ -788,7 +897,7 @@ impl Operation<'_> {
         self.change(run, &resting, Account::pause);
     }
 
-    fn pause_run(&mut self, run: &str) {
+    fn rest_run(&mut self, run: &str) {
         self.change(run, &[Level::Run], Account::pause);
     }
 

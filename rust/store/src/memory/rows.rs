@@ -1,10 +1,11 @@
 //! The "tables", and what is read from them.
 
 use crate::budget::{Account, Level, Open};
+use crate::clock::timestamp;
 use crate::rules::{self, Holder, ParkedFor};
 use crate::types::{
-    Amount, EventQuery, ItemJournal, ItemSnapshot, JournalStep, NewCommand, Parked, QueueCounts, RunSnapshot,
-    StepRecord, UnderWay,
+    Amount, DeadLetter, EventQuery, ItemJournal, ItemSnapshot, JournalStep, NewCommand, Parked, QueueCounts,
+    RunSnapshot, StepRecord, UnderWay,
 };
 use mnemosyne_core::{
     ArtifactRef, Attempt, Event, EventKind, Item, ItemState, PhaseRecord, Problem, Run, RunState, Task, WorkResult,
@@ -63,6 +64,8 @@ pub(super) struct ItemRow {
     pub(super) open_dependencies: u32,
     pub(super) dependents: Vec<String>,
     pub(super) not_before: Option<i64>,
+    pub(super) unique_key: Option<String>,
+    pub(super) deadline: Option<i64>,
     /// Why it waits for that time, if its last claim parked it.
     pub(super) parked: Option<ParkedFor>,
     /// Of the claim under way: present exactly while the state is `Running`.
@@ -195,6 +198,18 @@ impl Data {
             }
         };
         records.into_iter().map(costed).collect()
+    }
+
+    /// Oldest first.
+    pub(super) fn dead_letters(&self) -> Vec<DeadLetter> {
+        let mut dead: Vec<&ItemRow> = self.items.values().filter(|row| row.item.state == ItemState::Dead).collect();
+        dead.sort_unstable_by_key(|row| (row.ended_at, row.arrival));
+        let letter = |row: &ItemRow| DeadLetter {
+            item: row.item.clone(),
+            problem: row.problem.clone(),
+            died_at: timestamp(row.ended_at.unwrap_or_default()),
+        };
+        dead.into_iter().map(letter).collect()
     }
 
     /// The run as people see it.

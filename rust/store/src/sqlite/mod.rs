@@ -1,7 +1,7 @@
 //! The store in one SQLite file: WAL, FULL, one thread that writes and one that reads.
 //!
 //! - `open`: is the file ours, and does SQLite do what we rely on.
-//! - `writer`: group commit; `write/`: one file per write, beside its SQL.
+//! - `writer`: group commit; `standing`: claims that wait for one; `write/`: one file per write, beside its SQL.
 //! - `reader`: reads, off tokio's threads; `rows`, `events`, `journals`: rows into records.
 //! - `maintenance`: checks and backups; `failure`: SQLite's errors, in words.
 
@@ -12,6 +12,7 @@ mod maintenance;
 mod open;
 mod reader;
 mod rows;
+mod standing;
 mod write;
 mod writer;
 
@@ -22,8 +23,9 @@ use crate::Store;
 use crate::boot::{self, Boot};
 use crate::clock::{Clock, system_clock};
 use crate::types::{
-    ClaimRequest, Claimed, Completion, EventQuery, FinishStep, ItemJournal, ItemSnapshot, NewCommand, Prune, Pruned,
-    QueueCounts, Ready, Release, Released, Reserve, RunSnapshot, StartStep, StepRecord, UnderWay,
+    ClaimRequest, Claimed, Completion, DeadLetter, Durability, EventQuery, FinishStep, ItemEnd, ItemJournal,
+    ItemSnapshot, NewCommand, Prune, Pruned, QueueCounts, Ready, Release, Released, Reserve, RunSnapshot, Stander,
+    StartStep, StepRecord, Submission, UnderWay,
 };
 use crate::waiting::Waiting;
 use async_trait::async_trait;
@@ -33,7 +35,9 @@ use mnemosyne_core::{ArtifactRef, Attempt, Budget, Event, NewEvent, Problem, Run
 use open::Access;
 use reader::{Read, Reader};
 use rusqlite::Connection;
+use standing::Standing;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -50,6 +54,7 @@ pub struct SqliteStore {
     changed: watch::Sender<u64>,
     ready: watch::Sender<Ready>,
     waiting: Waiting,
+    standing: Standing,
     /// What `PRAGMA data_version` was when another process's commits were last looked for.
     data_version: AtomicI64,
     /// Why nothing is written to a file that can be read.
@@ -79,8 +84,20 @@ impl SqliteStore {
     /// # Errors
     /// As [`SqliteStore::open`].
     pub fn with_clock(path: &Path, clock: Clock) -> Result<SqliteStore, Problem> {
+        Self::begin(path, clock, Durability::default())
+    }
+
+    /// Opens or makes the store at a path, with another promise than the default.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`].
+    pub fn open_as(path: &Path, durability: Durability) -> Result<SqliteStore, Problem> {
+        Self::begin(path, system_clock(), durability)
+    }
+
+    fn begin(path: &Path, clock: Clock, durability: Durability) -> Result<SqliteStore, Problem> {
         let state_directory = boot::state_directory(path);
-        match open::writer(path, &state_directory)? {
+        match open::writer(path, &state_directory, durability)? {
             Access::Whole(connection) => Self::whole(path, clock, state_directory, connection),
             Access::OnlyReads(refusal) => Self::only_reads(path, clock, state_directory, refusal),
         }
@@ -91,7 +108,7 @@ impl SqliteStore {
         let broken = |error| failure::broken(path, &error);
         let data_version = AtomicI64::new(open::pragma(&connection, "data_version").map_err(broken)?);
         let changed = watch::Sender::new(events::last_sequence(&connection).map_err(broken)?);
-        let (ready, waiting) = (watch::Sender::default(), Waiting::default());
+        let (ready, waiting, standing) = (watch::Sender::default(), Waiting::default(), Standing::default());
         let (jobs, taken_jobs) = channel();
         let (reads, reader) = start_reader(path, open::reader(path, true)?)?;
         let name = boot.id().to_owned();
@@ -101,6 +118,7 @@ impl SqliteStore {
             changed: changed.clone(),
             ready: ready.clone(),
             waiting: waiting.clone(),
+            standing: standing.clone(),
             clock: clock.clone(),
             path: path.to_owned(),
             state_directory: state_directory.clone(),
@@ -116,6 +134,7 @@ impl SqliteStore {
             changed,
             ready,
             waiting,
+            standing,
             data_version,
             refusal: None,
             jobs: Some(jobs),
@@ -140,6 +159,7 @@ impl SqliteStore {
             changed: watch::Sender::new(last),
             ready: watch::Sender::default(),
             waiting: Waiting::default(),
+            standing: Standing::default(),
             data_version: AtomicI64::new(0),
             refusal: Some(refusal),
             jobs: None,
@@ -240,7 +260,7 @@ impl Store for SqliteStore {
         self.ready.subscribe()
     }
 
-    fn ended(&self, item: &str) -> oneshot::Receiver<()> {
+    fn ended(&self, item: &str) -> oneshot::Receiver<Option<ItemEnd>> {
         self.waiting.wait_for(item)
     }
 
@@ -307,8 +327,18 @@ impl Store for SqliteStore {
         self.write(move |write| write::cancel_run(write, &run, &reason)).await
     }
 
-    async fn submit_item(&self, item: WorkItem, idempotency_key: Option<String>) -> Result<String, Problem> {
-        self.write(move |write| write::submit_item(write, item, idempotency_key.as_deref())).await
+    async fn pause_run(&self, run: &str, reason: &str) -> Result<(), Problem> {
+        let (run, reason) = (run.to_owned(), reason.to_owned());
+        self.write(move |write| write::pause_run(write, &run, &reason)).await
+    }
+
+    async fn continue_run(&self, run: &str) -> Result<(), Problem> {
+        let run = run.to_owned();
+        self.write(move |write| write::continue_run(write, &run)).await
+    }
+
+    async fn submit(&self, item: WorkItem, how: Submission) -> Result<String, Problem> {
+        self.write(move |write| write::submit_item(write, item, &how)).await
     }
 
     async fn item(&self, item: &str) -> Result<Option<ItemSnapshot>, Problem> {
@@ -323,6 +353,33 @@ impl Store for SqliteStore {
 
     async fn claim(&self, request: ClaimRequest) -> Result<Option<Claimed>, Problem> {
         self.write(move |write| write::claim(write, &request)).await
+    }
+
+    fn stand(&self, stander: Arc<dyn Stander>) {
+        self.standing.stand(stander);
+    }
+
+    async fn take_back(&self) -> Result<u64, Problem> {
+        // A read first: this is asked several times a second, and nearly always nobody is dead.
+        let holders = self.read(rows::holders_without_a_run).await?;
+        if holders.iter().any(|boot| *boot != self.boot && self.is_dead(boot)) {
+            return self.write(write::take_back).await;
+        }
+        Ok(0)
+    }
+
+    async fn dead_letters(&self) -> Result<Vec<DeadLetter>, Problem> {
+        self.read(rows::dead_letters).await
+    }
+
+    async fn requeue(&self, item: &str, reason: &str) -> Result<(), Problem> {
+        let (item, reason) = (item.to_owned(), reason.to_owned());
+        self.write(move |write| write::requeue(write, &item, &reason)).await
+    }
+
+    async fn discard(&self, item: &str, reason: &str) -> Result<(), Problem> {
+        let (item, reason) = (item.to_owned(), reason.to_owned());
+        self.write(move |write| write::discard(write, &item, &reason)).await
     }
 
     async fn renew(&self, item: &str, epoch: u64, lease_ms: i64) -> Result<(), Problem> {

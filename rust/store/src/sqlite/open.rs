@@ -7,6 +7,7 @@
 //! refused with the reason.
 
 use super::failure::{Failure, broken};
+use crate::types::Durability;
 use mnemosyne_core::error::codes;
 use mnemosyne_core::{Problem, ProblemKind};
 use rusqlite::config::DbConfig;
@@ -25,6 +26,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("migration_parked.sql"),
     include_str!("migration_spending.sql"),
     include_str!("migration_rank_and_retention.sql"),
+    include_str!("migration_dead_letters.sql"),
 ];
 /// SQLite's page, in bytes.
 const PAGE: u64 = 4_096;
@@ -42,7 +44,7 @@ pub(crate) enum Access {
 }
 
 /// Opens the file for the writer.
-pub(crate) fn writer(path: &Path, state_directory: &Path) -> Result<Access, Problem> {
+pub(crate) fn writer(path: &Path, state_directory: &Path, durability: Durability) -> Result<Access, Problem> {
     look_before_touching(path)?;
     match make_file(path) {
         Ok(()) => {}
@@ -53,7 +55,7 @@ pub(crate) fn writer(path: &Path, state_directory: &Path) -> Result<Access, Prob
     let prepare = || -> Result<Option<String>, Failure> {
         give_pages_back(&connection)?;
         use_wal(&connection)?;
-        set_pragmas(&connection)?;
+        set_pragmas(&connection, durability)?;
         migrate(&connection, path)?;
         if was_killed(&connection, state_directory)? { first_damage(&connection) } else { Ok(None) }
     };
@@ -101,6 +103,9 @@ fn connect(path: &Path, access: OpenFlags) -> Result<Connection, Problem> {
         let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         connection.busy_timeout(BUSY)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        // A statement means the same whatever is bound to it. Else SQLite makes a new plan each time that a value is bound
+        // which might make a partial index usable: nearly all of our statements, at each use.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         Ok(connection)
     };
     open().map_err(|error| broken(path, &error))
@@ -257,17 +262,21 @@ fn use_wal(connection: &Connection) -> Result<(), Failure> {
 }
 
 /// Set, read back and compared: a pragma that SQLite does not know or does not allow is silent.
-fn set_pragmas(connection: &Connection) -> Result<(), Failure> {
-    for (name, value) in PRAGMAS {
+fn set_pragmas(connection: &Connection, durability: Durability) -> Result<(), Failure> {
+    // FULL syncs the log with every commit, NORMAL only when it is written back into the file.
+    let synchronous = match durability {
+        Durability::PowerSafe => 2,
+        Durability::CrashSafe => 1,
+    };
+    for (name, value) in [("synchronous", synchronous)].iter().chain(PRAGMAS) {
         connection.pragma_update(None, name, value)?;
         assert_pragma(name, &pragma(connection, name)?.to_string(), &value.to_string())?;
     }
     Ok(())
 }
 
-/// `synchronous` 2 is FULL: what was acknowledged survives the loss of power, not only of the process. The WAL is cut
-/// back to 64 MiB after a burst.
-const PRAGMAS: &[(&str, i64)] = &[("synchronous", 2), ("foreign_keys", 1), ("journal_size_limit", 64 << 20)];
+/// The WAL is cut back to 64 MiB after a burst.
+const PRAGMAS: &[(&str, i64)] = &[("foreign_keys", 1), ("journal_size_limit", 64 << 20)];
 
 fn assert_pragma(name: &str, is: &str, should: &str) -> Result<(), Failure> {
     if is == should {

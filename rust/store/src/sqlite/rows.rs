@@ -2,8 +2,11 @@
 
 use super::failure::Failure;
 use crate::budget::{Account, Level};
+use crate::clock::timestamp;
 use crate::rules::{self, Holder};
-use crate::types::{Amount, ItemSnapshot, Parked, QueueCounts, RunSnapshot, StepRecord, StepState, UnderWay};
+use crate::types::{
+    Amount, DeadLetter, ItemSnapshot, Parked, QueueCounts, RunSnapshot, StepRecord, StepState, UnderWay,
+};
 use mnemosyne_core::{Attempt, Budget, Item, PhaseRecord, Problem, Run, RunState, Task, Usage};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::de::DeserializeOwned;
@@ -15,6 +18,7 @@ pub(crate) struct ItemRow {
     pub(crate) item: Item,
     pub(crate) open_dependencies: u32,
     pub(crate) not_before: Option<i64>,
+    pub(crate) deadline: Option<i64>,
     pub(crate) last_crash: Option<String>,
     /// Of the claim under way.
     pub(crate) holder: Option<Holder>,
@@ -24,7 +28,7 @@ pub(crate) struct ItemRow {
 
 /// The columns that [`read_item`] reads.
 pub(crate) const ITEM: &str = "id, run, task, kind, state, epoch, crashes, crash_generations, model_failures, work, \
-     open_dependencies, not_before, last_crash, boot, agent, generation, progressed";
+     open_dependencies, not_before, last_crash, boot, agent, generation, progressed, deadline";
 
 /// One item.
 pub(crate) fn item(connection: &Connection, id: &str) -> Result<Option<ItemRow>, Failure> {
@@ -65,6 +69,7 @@ pub(crate) fn read_item(row: &Row<'_>) -> Result<ItemRow, Failure> {
         last_crash: row.get(12)?,
         holder,
         progressed: row.get(16)?,
+        deadline: row.get(17)?,
     })
 }
 
@@ -128,7 +133,7 @@ fn parked(connection: &Connection, run: &str, now: i64) -> Result<Vec<Parked>, F
     let mut parked = Vec::new();
     while let Some(row) = rows.next()? {
         let found = read_item(row)?;
-        parked.push(rules::parked(&found.item, found.not_before.unwrap_or(now), &json(row, 17)?));
+        parked.push(rules::parked(&found.item, found.not_before.unwrap_or(now), &json(row, 18)?));
     }
     Ok(parked)
 }
@@ -313,6 +318,29 @@ pub(crate) fn under_way(connection: &Connection, boot: &str) -> Result<Vec<Under
         Ok(UnderWay { item, run, agent, generation: row.get(3)?, lease_until: row.get(4)? })
     })?;
     Ok(found.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Boots that hold items of no run.
+pub(crate) fn holders_without_a_run(connection: &Connection) -> Result<Vec<String>, Failure> {
+    texts(connection, "SELECT DISTINCT boot FROM items WHERE state = 'running' AND run IS NULL", [])
+}
+
+/// The dead letters, oldest first.
+pub(crate) fn dead_letters(connection: &Connection) -> Result<Vec<DeadLetter>, Failure> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {ITEM}, problem, ended_at FROM items WHERE state = 'dead' ORDER BY ended_at, arrival"
+    ))?;
+    let mut rows = statement.query([])?;
+    let mut letters = Vec::new();
+    while let Some(row) = rows.next()? {
+        let died_at: Option<i64> = row.get(19)?; // of an older version there is none
+        letters.push(DeadLetter {
+            item: read_item(row)?.item,
+            problem: optional_json(row, 18)?,
+            died_at: timestamp(died_at.unwrap_or_default()),
+        });
+    }
+    Ok(letters)
 }
 
 /// The process that a boot runs in.

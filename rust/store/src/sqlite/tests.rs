@@ -2,15 +2,17 @@
 
 use super::*;
 use crate::conformance::{code, good, own, prompted, request};
-use crate::types::{Completion, EventQuery};
-use mnemosyne_core::{AgentRole, EventKind, ItemState};
+use crate::types::{ClaimRequest, Claimed, Completion, EventQuery, Stander};
+use mnemosyne_core::{AgentRole, EventKind, ItemState, WorkItem};
 use rusqlite::Connection;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap().block_on(future)
@@ -25,12 +27,19 @@ fn the_pragmas_that_we_rely_on_are_set() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
     let store = SqliteStore::open(&path).unwrap();
-    let (journal, synchronous, foreign_keys) = block_on(store.write(|write| {
+    let (journal, synchronous, foreign_keys) = pragmas(&store);
+    assert_eq!((journal.as_str(), synchronous, foreign_keys), ("wal", 2, 1));
+    drop(store);
+    let crash_safe = SqliteStore::open_as(&path, Durability::CrashSafe).unwrap();
+    assert_eq!(pragmas(&crash_safe), ("wal".to_owned(), 1, 1), "less is promised only where less was asked for");
+}
+
+fn pragmas(store: &SqliteStore) -> (String, i64, i64) {
+    block_on(store.write(|write| {
         let mode: String = write.connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
         Ok((mode, open::pragma(write.connection, "synchronous")?, open::pragma(write.connection, "foreign_keys")?))
     }))
-    .unwrap();
-    assert_eq!((journal.as_str(), synchronous, foreign_keys), ("wal", 2, 1));
+    .unwrap()
 }
 
 #[test]
@@ -325,6 +334,111 @@ fn only_the_role_that_may_have_got_work_is_sent_to_look() {
             store.complete(Completion::new(&claimed, good(claimed.item.kind))).await.unwrap();
         }
     });
+}
+
+/// An agent that waits, and what it was given.
+struct Waits {
+    request: ClaimRequest,
+    places: Arc<Semaphore>,
+    given: Mutex<Vec<(String, OwnedSemaphorePermit)>>,
+    over: AtomicBool,
+}
+
+impl Waits {
+    fn with(places: usize) -> Arc<Self> {
+        Arc::new(Self {
+            request: request(AgentRole::Executor, 1),
+            places: Arc::new(Semaphore::new(places)),
+            given: Mutex::default(),
+            over: AtomicBool::new(false),
+        })
+    }
+
+    fn items(&self) -> Vec<String> {
+        self.given.lock().unwrap().iter().map(|(item, _)| item.clone()).collect()
+    }
+}
+
+impl Stander for Waits {
+    fn request(&self) -> &ClaimRequest {
+        &self.request
+    }
+    fn room(&self) -> Option<OwnedSemaphorePermit> {
+        self.places.clone().try_acquire_owned().ok()
+    }
+    fn take(&self, claimed: Claimed, place: OwnedSemaphorePermit) {
+        self.given.lock().unwrap().push((claimed.item.work.id, place));
+    }
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn who_waits_has_the_item_before_its_submission_is_answered_and_nobody_else_is_sent_to_look() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("store.db")).unwrap();
+    let waits = Waits::with(2);
+    store.stand(waits.clone());
+    let mut ready = store.ready();
+    ready.mark_unchanged();
+    block_on(async {
+        store.submit_item(own("a"), None).await.unwrap();
+        assert_eq!(waits.items(), ["a"]);
+        assert_eq!(store.item("a").await.unwrap().unwrap().item.state, ItemState::Running);
+        store.submit_item(WorkItem { role: AgentRole::Reviewer, ..own("other role") }, None).await.unwrap();
+        let executor = AgentRole::Executor as usize;
+        let counts = *ready.wait_for(|counts| counts[AgentRole::Reviewer as usize] == 1).await.unwrap();
+        assert_eq!(counts[executor], 0);
+        store.submit_item(own("b"), None).await.unwrap();
+        store.submit_item(own("no room"), None).await.unwrap();
+        assert_eq!(waits.items(), ["a", "b"]);
+        // Once with "b", when room ended before anybody saw that nothing is left, and once now.
+        ready.wait_for(|counts| counts[executor] == 2).await.unwrap();
+        waits.given.lock().unwrap().clear();
+        waits.over.store(true, Ordering::SeqCst);
+        store.submit_item(own("gone"), None).await.unwrap();
+        assert!(waits.items().is_empty());
+        for id in ["no room", "gone"] {
+            let claimed = store.claim(request(AgentRole::Executor, 1)).await.unwrap().unwrap();
+            assert_eq!(claimed.item.work.id, id);
+        }
+    });
+    let events = block_on(store.events(EventQuery::default())).unwrap();
+    let started = events.iter().filter(|event| event.event.kind == EventKind::WorkStarted).count();
+    assert_eq!(started, 4, "a standing claim says what every claim says");
+}
+
+#[test]
+fn once_1_those_who_wait_and_those_who_ask_never_share_an_item_and_take_turns() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(SqliteStore::open(&folder.path().join("store.db")).unwrap());
+    let waiting = [Waits::with(20), Waits::with(20)];
+    for waits in &waiting {
+        store.stand(waits.clone());
+    }
+    let asked = block_on(async {
+        let submitting: Vec<_> = (0..100)
+            .map(|number| {
+                let store = Arc::clone(&store);
+                tokio::spawn(async move {
+                    store.submit_item(own(&format!("i-{number}")), None).await.unwrap();
+                    store.claim(request(AgentRole::Executor, 1)).await.unwrap()
+                })
+            })
+            .collect();
+        let mut asked = Vec::new();
+        for answer in submitting {
+            asked.extend(answer.await.unwrap().map(|claimed| claimed.item.work.id));
+        }
+        while let Some(claimed) = store.claim(request(AgentRole::Executor, 1)).await.unwrap() {
+            asked.push(claimed.item.work.id);
+        }
+        asked
+    });
+    let all: Vec<String> = waiting.iter().flat_map(|waits| waits.items()).chain(asked).collect();
+    assert_eq!((all.len(), all.iter().collect::<BTreeSet<_>>().len()), (100, 100));
+    assert_eq!(waiting.each_ref().map(|waits| waits.items().len()), [20, 20]);
 }
 
 #[test]

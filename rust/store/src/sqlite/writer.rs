@@ -5,15 +5,18 @@
 //! operations as there are callers; a lone caller does not wait for anybody. A savepoint per operation (12 % of the
 //! time) keeps one refusal from undoing its neighbours.
 //!
+//! What a group made claimable is claimed at once for the agents that wait for it (`standing`).
+//!
 //! A commit that fails, say on a full disk, is answered to all of its group and changes nothing; the thread goes on.
 
 use super::failure::Failure;
-use super::write::{News, Write};
+use super::standing::{Found, Given, Standing};
+use super::write::{self, News, Write};
 use crate::boot::Boot;
 use crate::clock::Clock;
-use crate::types::Ready;
+use crate::types::{ClaimRequest, Ready};
 use crate::waiting::Waiting;
-use mnemosyne_core::Problem;
+use mnemosyne_core::{AgentRole, Problem};
 use rusqlite::Connection;
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -63,6 +66,30 @@ where
     }
 }
 
+/// One claim of an agent that waits; nobody waits for its answer.
+struct StandingClaim<'a> {
+    request: &'a ClaimRequest,
+    found: Found,
+}
+
+impl Job for StandingClaim<'_> {
+    fn run(&mut self, write: &Write<'_>) -> Result<(), Problem> {
+        let claimed = write::claim_next(write, self.request).map_err(|failure| failure.into_problem(write.path))?;
+        self.found = claimed.map_or(Found::Nothing, |claimed| Found::Item(Box::new(claimed)));
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, _: Result<(), Problem>) {}
+}
+
+/// What a transaction did.
+struct Done {
+    /// Sequence of the last event.
+    last: u64,
+    news: News,
+    given: Vec<Given>,
+}
+
 /// What the thread owns.
 pub(crate) struct Writer {
     pub(crate) connection: Connection,
@@ -70,6 +97,7 @@ pub(crate) struct Writer {
     pub(crate) changed: watch::Sender<u64>,
     pub(crate) ready: watch::Sender<Ready>,
     pub(crate) waiting: Waiting,
+    pub(crate) standing: Standing,
     pub(crate) clock: Clock,
     pub(crate) path: PathBuf,
     pub(crate) state_directory: PathBuf,
@@ -88,13 +116,20 @@ impl Writer {
                 group.push(next);
             }
             let outcome = self.commit(&mut group).map_err(|failure| failure.into_problem(&self.path));
-            let committed = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
+            let (committed, done) = match outcome {
+                Ok(done) => (Ok(()), done),
+                Err(problem) => (Err(problem), None),
+            };
+            let (told, given) = done.map_or_else(Default::default, |done| (Some((done.last, done.news)), done.given));
+            // First, so that whoever cancels finds what was given out before in the hands of its agent.
+            given.into_iter().for_each(Given::give);
             for job in group {
                 job.answer(committed.clone());
             }
-            if let Ok(Some((last, news))) = outcome {
+            if let Some((last, mut news)) = told {
                 // Told even where the number is the same: a commit without an event can make work claimable.
                 self.changed.send_replace(last);
+                self.waiting.tell(std::mem::take(&mut news.ended));
                 self.tell(&news);
             }
         }
@@ -112,11 +147,10 @@ impl Writer {
                 }
             });
         }
-        self.waiting.tell(&news.ended);
     }
 
-    /// One transaction; the last sequence and the news, if anything changed.
-    fn commit(&self, group: &mut [Box<dyn Job>]) -> Result<Option<(u64, News)>, Failure> {
+    /// One transaction; what it did, if it changed anything.
+    fn commit(&self, group: &mut [Box<dyn Job>]) -> Result<Option<Done>, Failure> {
         let outcome = self.transaction(group);
         if outcome.is_err() && !self.connection.is_autocommit() {
             // Nothing more can be done about an error here: the next BEGIN will say so.
@@ -125,15 +159,36 @@ impl Writer {
         outcome
     }
 
-    fn transaction(&self, group: &mut [Box<dyn Job>]) -> Result<Option<(u64, News)>, Failure> {
+    fn transaction(&self, group: &mut [Box<dyn Job>]) -> Result<Option<Done>, Failure> {
         self.say("BEGIN IMMEDIATE")?;
         let (mut changed, news) = (false, RefCell::default());
         for job in group {
             changed |= self.run(job.as_mut(), &news)?;
         }
+        let mut given = Vec::new();
+        self.serve_standing(&news, &mut given)?;
+        changed |= !given.is_empty();
         let last = if changed { Some(super::events::last_sequence(&self.connection)?) } else { None };
         self.say("COMMIT")?;
-        Ok(last.map(|last| (last, news.into_inner())))
+        Ok(last.map(|last| Done { last, news: news.into_inner(), given }))
+    }
+
+    fn serve_standing(&self, news: &RefCell<News>, given: &mut Vec<Given>) -> Result<(), Failure> {
+        for role in AgentRole::ALL.iter().copied() {
+            if !news.borrow().ready[role as usize] {
+                continue;
+            }
+            let emptied = self.standing.serve(role, given, |stander| self.claim_standing(stander.request(), news))?;
+            // Whoever is told now would look for nothing.
+            news.borrow_mut().ready[role as usize] &= !emptied;
+        }
+        Ok(())
+    }
+
+    fn claim_standing(&self, request: &ClaimRequest, news: &RefCell<News>) -> Result<Found, Failure> {
+        let mut job = StandingClaim { request, found: Found::Trouble };
+        self.run(&mut job, news)?;
+        Ok(job.found)
     }
 
     /// One operation in its savepoint; whether it changed anything.
@@ -145,6 +200,7 @@ impl Writer {
             path: &self.path,
             state_directory: &self.state_directory,
             news,
+            waiting: &self.waiting,
         };
         self.say("SAVEPOINT operation")?;
         let (before, ended) = (self.connection.total_changes(), news.borrow().ended.len());

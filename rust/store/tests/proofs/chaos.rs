@@ -6,13 +6,14 @@
 use crate::checker::{Acknowledged, check, result};
 use crate::random::{Random, seed};
 use mnemosyne_core::{AgentRole, Phase, Problem, ProblemKind, WorkItem};
-use mnemosyne_store::{ClaimRequest, Claimed, Completion, Release, ReleaseReason, SqliteStore, Store};
+use mnemosyne_store::{ClaimRequest, Claimed, Completion, Release, ReleaseReason, SqliteStore, Stander, Store};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 const WORKERS: u64 = 4;
 /// Kills on one store before it is read whole and replaced: the check takes as long as the store is large.
@@ -40,10 +41,13 @@ pub(crate) async fn work(store: Arc<SqliteStore>, seed: u64, say: Say, steps: Op
     let known = Arc::new(Mutex::new(VecDeque::new()));
     let workers: Vec<_> = (0..WORKERS)
         .map(|number| {
+            let name = format!("{}-{number}", store.boot());
+            let waits = (number % 2 == 0).then(|| Waits::begin(&store, &name, &say));
             let mut worker = Worker {
                 store: Arc::clone(&store),
+                waits,
                 random: Random::new(seed ^ (number << 56)),
-                name: format!("{}-{number}", store.boot()),
+                name,
                 submitted: 0,
                 known: Arc::clone(&known),
                 held: Vec::new(),
@@ -63,8 +67,45 @@ pub(crate) async fn work(store: Arc<SqliteStore>, seed: u64, say: Say, steps: Op
     }
 }
 
+/// What a worker is given by a standing claim.
+struct Waits {
+    request: ClaimRequest,
+    places: Arc<Semaphore>,
+    given: Mutex<Vec<(Claimed, OwnedSemaphorePermit)>>,
+    say: Say,
+}
+
+impl Waits {
+    fn begin(store: &SqliteStore, name: &str, say: &Say) -> Arc<Self> {
+        let request =
+            ClaimRequest { role: AgentRole::Executor, agent: name.to_owned(), generation: 1, lease_ms: 60_000 };
+        let places = Arc::new(Semaphore::new(2));
+        let waits = Arc::new(Self { request, places, given: Mutex::default(), say: Arc::clone(say) });
+        store.stand(waits.clone());
+        waits
+    }
+}
+
+impl Stander for Waits {
+    fn request(&self) -> &ClaimRequest {
+        &self.request
+    }
+    fn room(&self) -> Option<OwnedSemaphorePermit> {
+        self.places.clone().try_acquire_owned().ok()
+    }
+    fn take(&self, claimed: Claimed, place: OwnedSemaphorePermit) {
+        (self.say)(Acknowledged::Claimed { item: claimed.item.work.id.clone(), epoch: claimed.item.epoch });
+        self.given.lock().unwrap().push((claimed, place));
+    }
+    fn is_over(&self) -> bool {
+        false
+    }
+}
+
 struct Worker {
     store: Arc<SqliteStore>,
+    /// Every second worker stands too.
+    waits: Option<Arc<Waits>>,
     random: Random,
     name: String,
     submitted: u64,
@@ -124,6 +165,10 @@ impl Worker {
     }
 
     async fn claim(&mut self) {
+        let given = self.waits.as_ref().and_then(|waits| waits.given.lock().unwrap().pop());
+        if let Some((claimed, _place)) = given {
+            return self.finish(&claimed).await;
+        }
         let lease_ms = if self.random.percent(20) { 5 } else { 60_000 };
         let request = ClaimRequest { role: AgentRole::Executor, agent: self.name.clone(), generation: 1, lease_ms };
         match self.store.claim(request).await {

@@ -138,6 +138,9 @@ impl Model {
         if priority > 10 {
             return Answer::Refused("MN-0117".into());
         }
+        if depends_on.iter().any(|dependency| dependency == id) {
+            return Answer::Refused("MN-0104".into());
+        }
         if self.items.contains_key(id) {
             return Answer::Refused("MN-0106".into());
         }

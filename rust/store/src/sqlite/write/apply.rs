@@ -4,6 +4,7 @@ use super::{Write, claims, dependents, put_artifact, spending};
 use crate::rules::{self, Holder};
 use crate::sqlite::failure::Failure;
 use crate::sqlite::{events, rows};
+use crate::types::{ItemEnd, Submission};
 use mnemosyne_core::advance::{PhaseChange, View};
 use mnemosyne_core::{
     Advance, Attempt, Item, ItemKind, ItemState, NewEvent, Phase, Problem, Run, Task, WorkResult, rank,
@@ -18,7 +19,7 @@ pub(crate) fn apply(write: &Write<'_>, run: Option<&str>, item: Option<&str>, ad
         let row = params![id, state.as_str(), ended_at];
         write.execute("UPDATE items SET state = ?2, ended_at = ?3 WHERE id = ?1", row)?;
         if state.is_terminal() {
-            write.has_ended(id);
+            write.has_ended(id, || None);
         }
     }
     follow(write, run, item, advance)
@@ -27,7 +28,7 @@ pub(crate) fn apply(write: &Write<'_>, run: Option<&str>, item: Option<&str>, ad
 /// What follows, once the item itself is written.
 fn follow(write: &Write<'_>, run: Option<&str>, item: Option<&str>, advance: Advance) -> Result<(), Failure> {
     for new in &advance.items {
-        insert_item(write, new, 0)?;
+        insert_item(write, new, 0, &Submission::default())?;
     }
     if let Some(run) = run {
         put_tasks(write, run, &advance.tasks)?;
@@ -57,6 +58,15 @@ pub(crate) enum Outcome<'a> {
     Problem(&'a Problem),
 }
 
+impl Outcome<'_> {
+    fn end(&self, state: ItemState) -> ItemEnd {
+        match self {
+            Outcome::Result(result) => ItemEnd { state, result: Some((*result).clone()), problem: None },
+            Outcome::Problem(problem) => ItemEnd { state, result: None, problem: Some((*problem).clone()) },
+        }
+    }
+}
+
 /// Ends a claim for good, in one update of its row. The agent's own events come first: the run's last event must stay its
 /// last.
 pub(crate) fn finish(
@@ -79,7 +89,7 @@ pub(crate) fn finish(
          WHERE id = ?1",
         params![id, state.as_str(), write.now, result, problem, model_failures],
     )?;
-    write.has_ended(id);
+    write.has_ended(id, || Some(outcome.end(state)));
     write.may_open(item);
     claims::forget(write, item, &holder.agent)?;
     rules::sign(&mut own_events, id, holder);
@@ -108,15 +118,21 @@ pub(crate) fn with_view<T>(
 }
 
 /// A new item, ready.
-pub(crate) fn insert_item(write: &Write<'_>, item: &Item, open_dependencies: usize) -> Result<(), Failure> {
+pub(crate) fn insert_item(
+    write: &Write<'_>,
+    item: &Item,
+    open_dependencies: usize,
+    how: &Submission,
+) -> Result<(), Failure> {
     let holds = item.kind == ItemKind::Accept || !item.work.file_scope.is_empty();
     if open_dependencies == 0 {
         write.is_ready(item.work.role);
     }
     write.execute(
         "INSERT INTO items
-             (id, run, task, kind, role, priority, state, open_dependencies, file_scope, holds, work, rank)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'ready', ?7, ?8, ?9, ?10, ?11)",
+             (id, run, task, kind, role, priority, state, open_dependencies, file_scope, holds, work, rank, not_before,
+              unique_key, deadline)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'ready', ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         params![
             item.work.id,
             item.run,
@@ -128,7 +144,10 @@ pub(crate) fn insert_item(write: &Write<'_>, item: &Item, open_dependencies: usi
             serde_json::to_string(&item.work.file_scope)?,
             holds,
             serde_json::to_string(&item.work)?,
-            rank(write.now, item.work.priority),
+            rank(rules::queued_from(how, write.now), item.work.priority),
+            how.not_before,
+            how.unique_key,
+            how.deadline,
         ],
     )?;
     Ok(())
@@ -213,7 +232,7 @@ fn cancel_what_is_left(write: &Write<'_>, run: &str) -> Result<(), Failure> {
     for id in rows::texts(write.connection, open, [run])? {
         claims::end_by_id(write, &id)?;
         write.execute("UPDATE items SET state = 'cancelled', ended_at = ?2 WHERE id = ?1", params![id, write.now])?;
-        write.has_ended(&id);
+        write.has_ended(&id, || None);
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use crate::sqlite::failure::Failure;
 use crate::sqlite::{events, rows};
 use crate::types::{ClaimRequest, Claimed};
 use mnemosyne_core::record::accepted_commands;
-use mnemosyne_core::{Candidate, Holding, Item, ItemKind, ItemState, Task, TaskState, eligible};
+use mnemosyne_core::{Candidate, Holding, Item, ItemKind, ItemState, Task, TaskState, eligible, item_dead};
 use rusqlite::params;
 
 /// Candidates that are looked at together: the first one nearly always may go, so the first page is small; file scopes
@@ -15,6 +15,12 @@ const FIRST_PAGE: usize = 4;
 
 pub(crate) fn claim(write: &Write<'_>, request: &ClaimRequest) -> Result<Option<Claimed>, Failure> {
     expire_leases(write)?;
+    miss_deadlines(write)?;
+    claim_next(write, request)
+}
+
+/// Without a look at what has expired meanwhile.
+pub(crate) fn claim_next(write: &Write<'_>, request: &ClaimRequest) -> Result<Option<Claimed>, Failure> {
     let Some(id) = pick(write, request)? else { return Ok(None) };
     let item = take(write, &id, request)?;
     events::append(write, &rules::claim_events(&item, request))?;
@@ -47,6 +53,20 @@ fn expire_leases(write: &Write<'_>) -> Result<(), Failure> {
         rules::sign(&mut said, &id, &holder);
         events::append(write, &said)?;
         claims::crash(write, row, &holder)?;
+    }
+    Ok(())
+}
+
+/// Ready items that nobody claimed in time; they belong to no run.
+fn miss_deadlines(write: &Write<'_>) -> Result<(), Failure> {
+    let missed = "SELECT id FROM items WHERE state = 'ready' AND deadline IS NOT NULL AND deadline <= ?1
+         ORDER BY deadline";
+    for id in rows::texts(write.connection, missed, [write.now])? {
+        let Some(row) = rows::item(write.connection, &id)? else { continue };
+        let problem = rules::deadline_passed(&row.item, row.deadline.unwrap_or(write.now));
+        claims::set_problem(write, &id, &problem)?;
+        let advance = apply::with_view(write, None, |view| item_dead(view, &row.item, ItemState::Failed, &problem))?;
+        apply::apply(write, None, Some(&id), advance)?;
     }
     Ok(())
 }
@@ -116,18 +136,15 @@ fn find_holdings(write: &Write<'_>) -> Result<Vec<Holding>, Failure> {
 }
 
 fn take(write: &Write<'_>, id: &str, request: &ClaimRequest) -> Result<Item, Failure> {
-    let mut update = write.connection.prepare_cached(&format!(
+    let until = write.now.saturating_add(request.lease_ms);
+    write.execute(
         "UPDATE items SET state = 'running', epoch = epoch + 1, not_before = NULL, parked = NULL, boot = ?2, agent = ?3,
              generation = ?4, lease_until = ?5, progressed = 0
-         WHERE id = ?1 AND state = 'ready' RETURNING {}",
-        rows::ITEM
-    ))?;
-    let until = write.now.saturating_add(request.lease_ms);
-    let mut taken = update.query(params![id, write.boot, request.agent, request.generation, until])?;
-    match taken.next()? {
-        Some(row) => Ok(rows::read_item(row)?.item),
-        None => Err(rules::no_such_item(id).into()),
-    }
+         WHERE id = ?1 AND state = 'ready'",
+        params![id, write.boot, request.agent, request.generation, until],
+    )?;
+    let taken = rows::item(write.connection, id)?.map(|row| row.item);
+    taken.filter(|item| item.state == ItemState::Running).ok_or_else(|| rules::no_such_item(id).into())
 }
 
 /// Adds the item's run and task; a task that was ready now runs.

@@ -49,10 +49,13 @@ pub(crate) fn forget(write: &Write<'_>, item: &Item, agent: &str) -> Result<(), 
         "UPDATE journal SET state = 'unknown', ended_at = ?2 WHERE item = ?1 AND state = 'started'",
         params![id, write.now],
     )?;
-    let mut update = write.connection.prepare_cached(
-        "UPDATE usage SET state = 'unknown' WHERE item = ?1 AND state = 'open' RETURNING tokens, usd",
-    )?;
-    let left_open = update.query_map([id], rows::amount)?.collect::<rusqlite::Result<Vec<_>>>()?;
+    // Read first: RETURNING would make a table for its answer each time, and nearly always there is none.
+    let mut open =
+        write.connection.prepare_cached("SELECT tokens, usd FROM usage WHERE item = ?1 AND state = 'open'")?;
+    let left_open = open.query_map([id], rows::amount)?.collect::<rusqlite::Result<Vec<_>>>()?;
+    if !left_open.is_empty() {
+        write.execute("UPDATE usage SET state = 'unknown' WHERE item = ?1 AND state = 'open'", [id])?;
+    }
     spending::end(write, item, agent, &left_open)
 }
 
@@ -93,7 +96,7 @@ pub(crate) fn cancel(write: &Write<'_>, id: &str, reason: &str) -> Result<(), Fa
     let Some(row) = rows::item(write.connection, id)? else { return Ok(()) };
     end(write, &row.item)?;
     write.execute("UPDATE items SET state = 'cancelled', ended_at = ?2 WHERE id = ?1", params![id, write.now])?;
-    write.has_ended(id);
+    write.has_ended(id, || None);
     set_problem(write, id, &rules::cancelled(id, reason))?;
     let mut events = [rules::cancelled_event(&row.item, reason)];
     if let Some(holder) = &row.holder {

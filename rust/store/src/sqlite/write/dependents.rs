@@ -8,6 +8,11 @@ use crate::sqlite::rows;
 use mnemosyne_core::ItemState;
 
 pub(crate) fn settle(write: &Write<'_>, id: &str, state: ItemState) -> Result<(), Failure> {
+    // Nearly always nobody waits.
+    let mut waits = write.connection.prepare_cached("SELECT 1 FROM item_dependencies WHERE dependency = ?1 LIMIT 1")?;
+    if !waits.exists([id])? {
+        return Ok(());
+    }
     if state == ItemState::Done {
         let mut update = write.connection.prepare_cached(
             "UPDATE items SET open_dependencies = open_dependencies - 1

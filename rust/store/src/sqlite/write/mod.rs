@@ -12,11 +12,13 @@ mod claim;
 mod claims;
 mod commands;
 mod complete;
+mod dead_letters;
 mod dependents;
 mod finish_step;
 mod give_up;
 mod idempotency;
 mod out_of_time;
+mod pause_run;
 mod prune;
 mod put_artifact;
 mod release;
@@ -30,20 +32,23 @@ mod start_step;
 mod stop_run;
 mod submit_item;
 mod submit_run;
+mod take_back;
 mod workspace;
 
 pub(crate) use adopt_run::adopt_run;
 pub(crate) use append_events::append_events;
 pub(crate) use cancel_item::cancel_item;
 pub(crate) use cancel_run::cancel_run;
-pub(crate) use claim::claim;
 #[cfg(test)]
 pub(crate) use claim::{CANDIDATES, LATE};
+pub(crate) use claim::{claim, claim_next};
 pub(crate) use commands::{post_command, take_commands};
 pub(crate) use complete::complete;
+pub(crate) use dead_letters::{discard, requeue};
 pub(crate) use finish_step::finish_step;
 pub(crate) use give_up::give_up;
 pub(crate) use out_of_time::{out_of_time, time_is_due};
+pub(crate) use pause_run::{continue_run, pause_run};
 pub(crate) use prune::prune;
 pub(crate) use put_artifact::put_artifact;
 pub(crate) use release::release;
@@ -56,8 +61,11 @@ pub(crate) use start_step::start_step;
 pub(crate) use stop_run::stop_run;
 pub(crate) use submit_item::submit_item;
 pub(crate) use submit_run::submit_run;
+pub(crate) use take_back::take_back;
 
 use super::failure::Failure;
+use crate::types::ItemEnd;
+use crate::waiting::Waiting;
 use mnemosyne_core::{AgentRole, Item};
 use rusqlite::{Connection, Params};
 use std::cell::RefCell;
@@ -76,13 +84,15 @@ pub(crate) struct Write<'a> {
     pub(crate) state_directory: &'a Path,
     /// Told to others once the transaction is committed.
     pub(crate) news: &'a RefCell<News>,
+    /// Who is told how an item ended.
+    pub(crate) waiting: &'a Waiting,
 }
 
 /// What a transaction did that others wait for.
 #[derive(Default)]
 pub(crate) struct News {
-    /// Items that ended.
-    pub(crate) ended: Vec<String>,
+    /// Items that ended, and how, where somebody waits to hear it.
+    pub(crate) ended: Vec<(String, Option<ItemEnd>)>,
     /// By role: something may have become claimable.
     pub(crate) ready: [bool; AgentRole::ALL.len()],
 }
@@ -93,8 +103,10 @@ impl Write<'_> {
         Ok(self.connection.prepare_cached(sql)?.execute(parameters)?)
     }
 
-    fn has_ended(&self, item: &str) {
-        self.news.borrow_mut().ended.push(item.to_owned());
+    /// `how` is asked only if somebody waits for the item.
+    fn has_ended(&self, item: &str, how: impl FnOnce() -> Option<ItemEnd>) {
+        let end = if self.waiting.is_awaited(item) { how() } else { None };
+        self.news.borrow_mut().ended.push((item.to_owned(), end));
     }
 
     fn is_ready(&self, role: AgentRole) {

@@ -37,7 +37,7 @@ fn prune_items(write: &Write<'_>, prune: &Prune) -> Result<u64, Failure> {
     Ok(ids.len() as u64)
 }
 
-fn remove_item(write: &Write<'_>, id: &str) -> Result<(), Failure> {
+pub(super) fn remove_item(write: &Write<'_>, id: &str) -> Result<(), Failure> {
     for sql in [
         "DELETE FROM item_dependencies WHERE item = ?1",
         "DELETE FROM item_dependencies WHERE dependency = ?1",

@@ -1,7 +1,6 @@
-//! A boot begins: it writes its process id, and takes back what dead boots held of the items that belong to no run
-//! (those of runs are taken back by whoever adopts the run).
+//! A boot begins: it writes its process id, and takes back what dead boots held.
 
-use super::{Write, claims};
+use super::{Write, take_back};
 use crate::sqlite::failure::Failure;
 use crate::sqlite::rows;
 use rusqlite::params;
@@ -16,14 +15,6 @@ pub(crate) fn start_boot(write: &Write<'_>) -> Result<(), Failure> {
             write.execute("UPDATE boots SET ended_at = ?2 WHERE id = ?1", params![boot, write.now])?;
         }
     }
-    let boots = "SELECT DISTINCT boot FROM items WHERE state = 'running' AND run IS NULL";
-    for boot in rows::texts(write.connection, boots, [])? {
-        if write.is_dead(&boot) {
-            let held = "SELECT id FROM items WHERE state = 'running' AND run IS NULL AND boot = ?1 ORDER BY arrival";
-            for item in rows::texts(write.connection, held, [&boot])? {
-                claims::release_of_dead_boot(write, &item)?;
-            }
-        }
-    }
+    take_back(write)?;
     Ok(())
 }

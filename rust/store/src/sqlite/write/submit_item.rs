@@ -3,27 +3,42 @@
 use super::{Write, apply, idempotency};
 use crate::rules;
 use crate::sqlite::failure::Failure;
+use crate::types::Submission;
 use mnemosyne_core::{Item, ItemState, WorkItem};
 use rusqlite::{OptionalExtension, params};
 use std::collections::BTreeSet;
 
-pub(crate) fn submit_item(write: &Write<'_>, work: WorkItem, key: Option<&str>) -> Result<String, Failure> {
+pub(crate) fn submit_item(write: &Write<'_>, work: WorkItem, how: &Submission) -> Result<String, Failure> {
+    let key = how.idempotency_key.as_deref();
     if let Some(known) = idempotency::known(write, "item", key)? {
+        return Ok(known);
+    }
+    if let Some(known) = live(write, how.unique_key.as_deref())? {
         return Ok(known);
     }
     let item = rules::own_item(work)?;
     let id = &item.work.id;
+    rules::check_times(id, how, write.now)?;
     if state_of(write, id)?.is_some() {
         return Err(rules::duplicate("work item", id).into());
     }
     let open = open_dependencies(write, &item)?;
-    apply::insert_item(write, &item, open.len())?;
+    apply::insert_item(write, &item, open.len(), how)?;
     for dependency in open {
         // Only what is still open: an edge to an item that is done would never be looked at.
         write.execute("INSERT INTO item_dependencies (item, dependency) VALUES (?1, ?2)", params![id, dependency])?;
     }
     idempotency::remember(write, "item", key, id)?;
     Ok(item.work.id)
+}
+
+/// The item of this name that has not ended.
+fn live(write: &Write<'_>, unique_key: Option<&str>) -> Result<Option<String>, Failure> {
+    let Some(key) = unique_key else { return Ok(None) };
+    let mut statement = write
+        .connection
+        .prepare_cached("SELECT id FROM items WHERE unique_key = ?1 AND state IN ('ready', 'running')")?;
+    Ok(statement.query_row([key], |row| row.get(0)).optional()?)
 }
 
 /// Dependencies that are not done yet. An item can only depend on what is there already, so there is no circle.
