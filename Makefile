@@ -143,6 +143,14 @@ bench-upcalls: build ## what one call of an agent's context costs, beside a plai
 soak-bridge: build ## 1,000,000 items through one bridge; nothing may be left behind
 	$(PYTHON) tests/bench/soak_bridge.py
 
+.PHONY: soak-workers
+soak-workers: build $(VENV)/.dev ## worker processes: 50 live items cancelled, leases and heartbeats waited for (3 minutes)
+	MNEMOSYNE_LIVE_ITEMS=50 MNEMOSYNE_LONG=1 $(PYTHON) -m pytest --quiet tests/python/test_workers.py
+
+.PHONY: bench-workers
+bench-workers: build ## an item through a worker process beside one on the loop thread; start, restart and memory
+	@$(PYTHON) tests/bench/workers.py
+
 .PHONY: soak-supervision
 soak-supervision: build $(VENV)/.dev ## 10,000 restarts of agents under load; nothing may be lost, done twice or left behind
 	$(PYTHON) tests/bench/soak_supervision.py

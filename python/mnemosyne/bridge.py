@@ -35,10 +35,12 @@ class AgentSpec:
         source: ``"package.module:Class"`` or a class with ``execute_work``.
         instances: How many; None is ``max_concurrent`` for roles that work on tasks, else 1.
         in_flight: Items at a time; more than 1 only for agents that are written for it.
-        isolation: ``"thread"``: the agents share one loop thread.
+        isolation: ``"thread"``: it shares one loop thread with the others. ``"process"``: its own process, which can
+            be killed: for agents with C code, and for tools that nobody vouches for.
         restart: When an agent that ended is started again: always, only after an error, never.
         shutdown: What it gets before it is ended: seconds to finish what it holds, ``"infinity"``, or ``"kill"``.
-        limits: Of a process of its own: ``memory_mb``, ``cpu_seconds``.
+        limits: Of a process of its own, and of each that it starts: ``memory_mb`` (that it can write to, in MiB) and
+            ``cpu_seconds`` (over its life).
         config: Given whole to every generation.
     """
 
@@ -57,17 +59,10 @@ class AgentSpec:
         Rust judges the values, each key by itself, where the agent is added.
 
         Raises:
-            InvalidInput: An isolation that is not available (MN-0109).
+            InvalidInput: A class that no other process could find, with ``isolation="process"`` (MN-0380).
         """
         from mnemosyne import loop
 
-        if self.isolation != "thread":
-            raise InvalidInput(
-                f'isolation="{self.isolation}" is not available',
-                code="MN-0109",
-                reason="this version runs agents on the loop thread only",
-                hint='use isolation="thread"',
-            )
         if isinstance(self.source, str):
             source: dict[str, JsonValue] = {"import": self.source}
         else:
@@ -80,8 +75,23 @@ class AgentSpec:
             "shutdown": self.shutdown,
             "isolation": self.isolation,
             "limits": dict(self.limits),
+            "importable": self._importable(),
             "config": dict(self.config),
         }
+
+    def _importable(self) -> bool:
+        """Say whether a process of its own could make the agent; one that must have one is refused otherwise."""
+        from mnemosyne import worker
+
+        if isinstance(self.source, str):
+            return True
+        try:
+            worker.importable_name(self.source)
+        except InvalidInput:
+            if self.isolation == "process":
+                raise
+            return False
+        return True
 
 
 @dataclass

@@ -25,6 +25,7 @@ so that the process stays at about 10 MB and starts in 20 ms; importing asyncio 
 
 from __future__ import annotations
 
+import _socket  # the C module alone: `socket` would add its own imports to every guard
 import contextlib
 import fcntl
 import functools
@@ -43,7 +44,9 @@ if TYPE_CHECKING:
     import ctypes
 
 __all__ = [
+    "BOOT_MARK",
     "CommandResult",
+    "Employed",
     "Guard",
     "Spawned",
     "base_environment",
@@ -61,6 +64,7 @@ _STATUS = struct.Struct("ii")
 _STATUS_PID, _STATUS_EXIT = 0, 1
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 _CONTROL = 0
+_DESCRIPTORS = 16  # that are taken from one read; each request brings one at most
 _CHUNK = 65536
 _LOCK_PATIENCE_SECONDS = 2.0
 _KEEPER_SIGNALS = {signal.SIGCHLD, signal.SIGTERM}
@@ -140,7 +144,13 @@ def _end_descendants() -> None:
         pause = min(pause * 2, 0.05)
 
 
-def _become(keeper: int, argv: list[str], cwd: str, env: dict[str, str]) -> None:
+def _limit(kind: int, most: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (most, most))
+
+
+def _become(keeper: int, argv: list[str], cwd: str, env: dict[str, str], limits: dict[str, int]) -> None:
     """Turn this fresh fork into the command; never returns."""
     try:
         os.setsid()
@@ -151,6 +161,11 @@ def _become(keeper: int, argv: list[str], cwd: str, env: dict[str, str]) -> None
             os._exit(1)
         # A core file in a tree would be taken for a change.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if limits.get("memory_mb"):
+            # What it can write to, and not its address space, of which programs ask for far more than they use.
+            _limit(resource.RLIMIT_DATA, limits["memory_mb"] << 20)
+        if limits.get("cpu_seconds"):
+            _limit(resource.RLIMIT_CPU, limits["cpu_seconds"])
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
@@ -163,7 +178,9 @@ def _become(keeper: int, argv: list[str], cwd: str, env: dict[str, str]) -> None
         os._exit(126)
 
 
-def _keep(guard: int, argv: list[str], cwd: str, env: dict[str, str], descriptors: list[int]) -> None:
+def _keep(
+    guard: int, argv: list[str], cwd: str, env: dict[str, str], descriptors: list[int], limits: dict[str, int]
+) -> None:
     """Be the keeper of one command: start it, wait for it, end what it left behind; never returns.
 
     Args:
@@ -172,6 +189,7 @@ def _keep(guard: int, argv: list[str], cwd: str, env: dict[str, str], descriptor
         cwd: Its directory.
         env: Its whole environment.
         descriptors: stdin, stdout and stderr of the command, then the status pipe, then the lock if there is one.
+        limits: ``memory_mb`` and ``cpu_seconds``, of each process.
     """
     try:
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -190,7 +208,7 @@ def _keep(guard: int, argv: list[str], cwd: str, env: dict[str, str], descriptor
         keeper = os.getpid()
         command = os.fork()
         if command == 0:
-            _become(keeper, argv, cwd, env)
+            _become(keeper, argv, cwd, env, limits)
         os.write(3, _STATUS.pack(_STATUS_PID, command))
         null = os.open("/dev/null", os.O_RDWR)
         for target in range(3):
@@ -256,6 +274,8 @@ class _Command:
         self.number = int(str(header["number"]))
         self.tag = header.get("tag")
         self.wants_line = bool(header.get("first_line"))
+        self.channel: int | None = None
+        """Stands in for its stdin: one end of a socket that came with the request."""
         limit = int(str(header["output_limit"]))
         self.out, self.err = _Capture(limit), _Capture(limit)
         self.stdin = memoryview(payload)
@@ -284,7 +304,10 @@ class _GuardProcess:
         self.by_descriptor: dict[int, tuple[_Command, str]] = {}
         self.kills: list[tuple[int, set[int]]] = []
         """Requests to end a tag: the number to answer, and the commands that are not gone yet."""
+        self.control = _socket.socket(fileno=_CONTROL)
         self.incoming = bytearray()
+        self.received: list[int] = []
+        """Descriptors that came with requests which have not been read whole."""
         self.outgoing = bytearray()
         self.stopping = False
 
@@ -387,7 +410,7 @@ class _GuardProcess:
     def _control(self) -> None:
         self._flush()
         try:
-            data = os.read(_CONTROL, 1 << 20)
+            data, extra, _, _ = self.control.recvmsg(1 << 20, _socket.CMSG_SPACE(_DESCRIPTORS * 4))
         except BlockingIOError:
             return
         except ConnectionError:
@@ -395,6 +418,8 @@ class _GuardProcess:
         if not data:
             self.stopping = True
             return
+        for _, _, numbers in extra:
+            self.received += memoryview(numbers).cast("i").tolist()
         self.incoming += data
         for header, payload in _decode_frames(self.incoming):
             self._handle(header, payload)
@@ -435,19 +460,22 @@ class _GuardProcess:
 
     def _start(self, header: dict[str, object], payload: bytes) -> None:
         command = _Command(header, payload)
+        if header.get("channel"):
+            command.channel = self.received.pop(0)
         theirs: list[int] = []
         try:
             self._open_pipes(command, theirs, merge=bool(header.get("merge_output")))
-            argv, env = header["argv"], header["env"]
+            argv, env, limits = header["argv"], header["env"], header.get("limits") or {}
             assert isinstance(argv, list)
             assert isinstance(env, dict)
+            assert isinstance(limits, dict)
             signal.pthread_sigmask(signal.SIG_BLOCK, _KEEPER_SIGNALS)
             try:
                 guard = os.getpid()
                 command.keeper = os.fork()
                 if command.keeper == 0:
                     lock = [] if self.lock is None else [self.lock]
-                    _keep(guard, argv, str(header["cwd"]), env, theirs + lock)
+                    _keep(guard, argv, str(header["cwd"]), env, theirs + lock, limits)
             finally:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _KEEPER_SIGNALS)
         except OSError:
@@ -465,7 +493,9 @@ class _GuardProcess:
 
     def _open_pipes(self, command: _Command, theirs: list[int], *, merge: bool) -> None:
         """Fill ``command.descriptors`` with our ends, and ``theirs`` in the order that :func:`_keep` wants."""
-        if command.stdin:
+        if command.channel is not None:
+            read = command.channel
+        elif command.stdin:
             read, command.descriptors["in"] = os.pipe()
         else:
             read = os.open("/dev/null", os.O_RDONLY)
@@ -507,10 +537,14 @@ class _GuardProcess:
         (command.out if name == "out" else command.err).add(data)
         if name == "out" and command.wants_line:
             command.line += data
-            if b"\n" in command.line:
-                command.wants_line = False
-                line = bytes(command.line.split(b"\n", 1)[0])
-                self._send({"number": command.number, "event": "line", "pid": command.pid}, line)
+            self._tell_line(command)
+
+    def _tell_line(self, command: _Command) -> None:
+        """Say the first line once there is one, and a process id: a fast command writes before its keeper does."""
+        if command.wants_line and command.pid and b"\n" in command.line:
+            command.wants_line = False
+            line = bytes(command.line.split(b"\n", 1)[0])
+            self._send({"number": command.number, "event": "line", "pid": command.pid}, line)
 
     def _status(self, command: _Command, data: bytes) -> None:
         command.status += data
@@ -519,6 +553,9 @@ class _GuardProcess:
             del command.status[: _STATUS.size]
             if kind == _STATUS_PID:
                 command.pid = value
+                if command.channel is not None:
+                    self._send({"number": command.number, "event": "line", "pid": command.pid})
+                self._tell_line(command)
             else:
                 command.exit_codes.append(value)
         if not data:
@@ -591,7 +628,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -600,6 +637,10 @@ from mnemosyne.errors import EnvironmentProblem
 _START_SECONDS = 20.0
 _CANCEL_PATIENCE_SECONDS = 2.0
 _OUTPUT_CHARACTERS = 8_000
+_RING = 65_536  # bytes of a worker's output that are kept
+
+BOOT_MARK = "MNEMOSYNE_BOOT"
+"""The variable by which processes of a boot are found, should their guard be killed with its keepers."""
 
 _PASSED_ON = (
     "LANG",
@@ -608,6 +649,7 @@ _PASSED_ON = (
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
     "LD_LIBRARY_PATH",
+    "MNEMOSYNE_BOOT",
     "RUSTUP_HOME",
     "JAVA_HOME",
 )
@@ -697,6 +739,15 @@ class CommandResult:
         return f"[{len(text) - _OUTPUT_CHARACTERS} characters left out]\n{text[-_OUTPUT_CHARACTERS:]}"
 
 
+@dataclass(frozen=True)
+class Employed:
+    """A worker process."""
+
+    pid: int
+    ended: Awaitable[CommandResult]
+    """Comes when it has ended, and all that it had started; stderr is merged into stdout."""
+
+
 @dataclass
 class _Pending:
     """A request that the guard has not answered."""
@@ -726,12 +777,20 @@ class Spawned:
 class Guard:
     """Handle to one guard process; usable from any thread and any event loop."""
 
-    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket, interpreter: str, scratch: Path):
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        channel: socket.socket,
+        interpreter: str,
+        scratch: Path,
+        boot: str | None = None,
+    ):
         self.interpreter = interpreter
         """The configured Python, first in the ``PATH`` of commands."""
         self._process = process
         self._channel = channel
         self._scratch = scratch
+        self._boot = boot
         self._lock = threading.Lock()
         """Guards everything below; never held while waiting for the guard."""
         self._pending: dict[int, _Pending] = {}
@@ -776,7 +835,7 @@ class Guard:
             except OSError as error:
                 ours.close()
                 raise _guard_problem(f"{interpreter} could not be started: {error}") from error
-        guard = cls(process, ours, interpreter, scratch)
+        guard = cls(process, ours, interpreter, scratch, str(lock.with_suffix("")) if lock else None)
         guard._reader.start()
         if not guard._ready.wait(_START_SECONDS) or guard._problem is not None:
             guard.close_now()
@@ -795,7 +854,8 @@ class Guard:
 
     def environment(self) -> dict[str, str]:
         """Return a fresh copy of the environment that a command gets by default."""
-        return base_environment(self.interpreter, self._scratch)
+        marked = {} if self._boot is None else {BOOT_MARK: self._boot}
+        return {**base_environment(self.interpreter, self._scratch), **marked}
 
     async def run(
         self,
@@ -871,6 +931,43 @@ class Guard:
             hint="run it again; if the machine is busy, wait a little first",
         )
 
+    async def employ(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        channel: socket.socket,
+        limits: Mapping[str, int | None],
+    ) -> Employed:
+        """Start a worker process, with ``channel`` in the place of its stdin, and return when it has a process id.
+
+        Args:
+            argv: Program and arguments.
+            cwd: Its directory.
+            env: Its environment as others may read it in ``/proc``.
+            channel: Its end of a socket; may be closed afterwards.
+            limits: ``memory_mb`` and ``cpu_seconds`` of each of its processes.
+
+        Raises:
+            EnvironmentProblem: The guard is gone, or could not start it (MN-0208).
+        """
+        header = self._header(argv, cwd, env, None, _RING)
+        known = {name: limit for name, limit in limits.items() if limit is not None}
+        header.update({"channel": True, "merge_output": True, "limits": known})
+        number, pending = self._request(header, b"", channel)
+        assert pending.line is not None
+        either: list[asyncio.Future[tuple[int, str]] | asyncio.Future[CommandResult]] = [pending.line, pending.ended]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self._cancel(number, pending)
+            raise
+        if not pending.line.done():
+            pending.ended.result()  # raises what the guard said
+            raise _guard_problem("it could not start a process")
+        return Employed(pending.line.result()[0], asyncio.shield(pending.ended))
+
     async def kill(self, tag: str) -> None:
         """End every command of ``tag``; returns when the last one and all it started are gone."""
         await self._kill({"tag": tag})
@@ -905,10 +1002,12 @@ class Guard:
             "output_limit": output_limit,
         }
 
-    def _request(self, header: dict[str, object], payload: bytes) -> tuple[int, _Pending]:
+    def _request(
+        self, header: dict[str, object], payload: bytes, channel: socket.socket | None = None
+    ) -> tuple[int, _Pending]:
         loop = asyncio.get_running_loop()
         pending = _Pending(loop, loop.create_future())
-        if header.get("first_line"):
+        if header.get("first_line") or channel is not None:
             pending.line = loop.create_future()
         with self._lock:
             if not self._alive:
@@ -916,13 +1015,16 @@ class Guard:
             self._last_number += 1
             number = self._last_number
             self._pending[number] = pending
-        self._send({**header, "number": number}, payload)
+        self._send({**header, "number": number}, payload, channel)
         return number, pending
 
-    def _send(self, header: dict[str, object], payload: bytes = b"") -> None:
+    def _send(self, header: dict[str, object], payload: bytes = b"", channel: socket.socket | None = None) -> None:
+        frame = _encode_frame(header, payload)
         try:
             with self._writing:
-                self._channel.sendall(_encode_frame(header, payload))
+                if channel is not None:
+                    frame = frame[socket.send_fds(self._channel, [frame], [channel.fileno()]) :]
+                self._channel.sendall(frame)
         except OSError:
             # The reader sees the same end, and fails whatever is pending.
             pass

@@ -20,6 +20,7 @@ import inspect
 import itertools
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
@@ -72,6 +73,7 @@ _registered: dict[str, type] = {}  # kept for good: an agent may be made again a
 _hidden: dict[str, str] = {}
 _loops: dict[int, _Loop] = {}  # that live, by the number that Rust knows them by
 _plain_calls: dict[int, _PlainCall] = {}  # that have not begun
+_is_worker = False  # this process is an agent's own: nobody here asks for the exceptions that it raised
 
 
 def register(agent: type) -> str:
@@ -100,6 +102,19 @@ def _revealed(config: Json) -> Json:
         name = value.get("$secret") if isinstance(value, dict) else None
         shown[key] = _hidden.get(name) if isinstance(name, str) else value
     return shown
+
+
+def _importable(source: Json) -> str:
+    """Return the name by which another process finds the class.
+
+    Raises:
+        InvalidInput: There is none (MN-0380).
+    """
+    from mnemosyne import worker
+
+    if "import" in source:
+        return str(source["import"])
+    return worker.importable_name(_registered[str(source["registered"])])
 
 
 @dataclass(frozen=True)
@@ -152,9 +167,10 @@ class _Upcalls:
 class _Loop:
     """The agents of this process and what they work on."""
 
-    def __init__(self, side: _core.AgentLoop) -> None:
+    def __init__(self, side: _core.AgentLoop, prepare: Callable[[], None] = lambda: None) -> None:
         self._loop = asyncio.get_running_loop()
         self._side = side
+        self._prepare = prepare
         self._port = side.port
         self._mailbox = Mailbox(self._loop, side.port, self._read)
         self._seats: dict[int, _Seat] = {}
@@ -253,13 +269,13 @@ class _Loop:
             case "cancel":
                 self._cancel(number, str(payload))
             case "start":
-                self._aside(self._start(number, seat, payload))
+                self.start(number, seat, payload)
+            case "employ":
+                self._aside(self._employ(number, seat, *payload))
             case "stop":
                 self._aside(self._stop(number, seat))
             case "ran":
-                call = self._plain_calls.get(number)
-                if call is not None and not call.ended.done():
-                    call.ended.set_result(None)
+                self.ran(number)
             case "log":
                 for record in payload:
                     _log(*record)
@@ -267,6 +283,16 @@ class _Loop:
                 self._undeliverable(number, *payload)
             case _:
                 self._ended.set()
+
+    def ran(self, number: int) -> None:
+        """Tell whoever waits that a plain function has ended."""
+        call = self._plain_calls.get(number)
+        if call is not None and not call.ended.done():
+            call.ended.set_result(None)
+
+    def end(self) -> None:
+        """Let :meth:`live` come to its end."""
+        self._ended.set()
 
     def _begin(self, slot: int, work: Coroutine[object, object, None]) -> None:
         """Start one item as a task with a context of its own: what one item sets, another must not see.
@@ -315,6 +341,10 @@ class _Loop:
         self._others.add(task)
         task.add_done_callback(self._others.discard)
 
+    def start(self, ticket: int, seat: int, start: Json) -> None:
+        """Make an agent; answered by ``started``."""
+        self._aside(self._start(ticket, seat, start))
+
     async def _start(self, ticket: int, seat: int, start: Json) -> None:
         try:
             host = cast("Json", start["host"])
@@ -322,6 +352,7 @@ class _Loop:
             known = _Host(cast(int, host["id"]), str(host["boot"]), Path(str(directory)) if directory else None)
             source = cast("Json", start["source"])
             cls = _registered[str(source["registered"])] if "registered" in source else str(source["import"])
+            self._prepare()
             agent = make_agent(cls, _revealed(cast("Json", start["config"])))
             self._seats[seat] = _Seat(
                 agent,
@@ -338,6 +369,36 @@ class _Loop:
                 raise
         else:
             self._side.started(ticket, None)
+
+    async def _employ(self, ticket: int, number: int, start: Json, ours: int, theirs: int) -> None:
+        """Start a process for an agent; from then on its socket is Rust's, and only its end is told from here."""
+        from mnemosyne import guard, worker
+
+        try:
+            host = cast("Json", start["host"])
+            if host["directory"]:
+                guard.configure(lock=guard_lock(Path(str(host["directory"])), str(host["boot"])))
+            known: Json = {
+                **start,
+                # Its own guard needs no lock: ours is held until the last of its processes is gone.
+                "host": {"id": 0, "boot": host["boot"], "directory": None},
+                "source": _importable(cast("Json", start["source"])),
+                "config": _revealed(cast("Json", start["config"])),
+            }
+            employed = await worker.employ(guard.shared, ours, theirs, known)
+        except BaseException as error:
+            permanent = isinstance(error, AgentUnavailable | InvalidInput | EnvironmentProblem | KeyError)
+            self._side.started(ticket, _described(error, permanent=permanent))
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return
+        self._side.started(ticket, None, employed.pid)
+        try:
+            result = await employed.ended
+        except EnvironmentProblem as error:  # the guard died, and took the process with it
+            self._side.exited(number, None, str(error))
+        else:
+            self._side.exited(number, result.exit_code, result.output)
 
     async def _stop(self, ticket: int, seat: int) -> None:
         found = self._seats.pop(seat, None)
@@ -538,7 +599,7 @@ def _failure(error: BaseException, *, claimed: bool) -> Json:
     if isinstance(error, InvalidInput):
         return {"kind": "invalid", "problem": _problem("invalid_input", error)}
     # The caller of direct work gets the exception itself; nobody waits for that of a claim.
-    return {"kind": "raised", "error": _described(error, permanent=False, keep=not claimed)}
+    return {"kind": "raised", "error": _described(error, permanent=False, keep=not claimed and not _is_worker)}
 
 
 def _problem(kind: str, error: MnemosyneError) -> Json:
@@ -585,12 +646,42 @@ def stuck_slot(number: int) -> int | None:
     return stuck.slot_at_work() if stuck is not None else None
 
 
+def ran(number: int, call: int) -> None:
+    """Tell a loop, on its thread, that a plain function has ended."""
+    if number in _loops:
+        _loops[number].ran(call)
+
+
+def run_worker(side: _core.AgentLoop, start: Json, prepare: Callable[[], None]) -> None:
+    """Live in a process with one agent until the other end says that it is over, or SIGTERM does.
+
+    Args:
+        side: The other end.
+        start: The agent.
+        prepare: Called before it is made; what it raises is why the agent could not be.
+    """
+    global _is_worker
+    _is_worker = True
+
+    async def live() -> None:
+        agents = _Loop(side, prepare)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, agents.end)
+        agents.start(0, 0, start)
+        await agents.live()
+
+    _run(live())
+
+
 def run(side: _core.AgentLoop) -> None:
     """Live on this thread until Rust says that it is over."""
+    _run(_main(side))
+
+
+def _run(living: Coroutine[object, object, None]) -> None:
     loop = new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        _complete(loop, _main(side))
+        _complete(loop, living)
     finally:
         _disarm()
         left = asyncio.all_tasks(loop)

@@ -232,6 +232,7 @@ class AgentHealth(BaseModel):
     progress_age_seconds: float | None = Field(
         default=None, description="Since its claimed work last said anything (a step, a tool, a word), while it works."
     )
+    pid: int | None = Field(default=None, description="Of its process, where it has one of its own.")
 
 
 class RoleHealth(BaseModel):

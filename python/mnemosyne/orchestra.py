@@ -126,10 +126,13 @@ class Orchestra:
         self._runs: list[str] = []
 
     async def __aenter__(self) -> Self:
-        from mnemosyne import _core
+        from mnemosyne import _core, worker
 
         key = self._key or resolve_api_key(None, self._base_url, self._model)
         store = await _open(self._store, crash_safe=self._crash_safe)
+        if orphans := await asyncio.to_thread(worker.sweep, state_directory(self._store)):
+            text = "%d processes that an earlier mnemosyne had left behind were ended"
+            logging.getLogger(__name__).warning(text, orphans)
         base_url = self._base_url
         if self._model == "demo" and base_url is None:
             base_url = await self._start_demo(state_directory(self._store), store.boot())

@@ -217,7 +217,7 @@ async def test_a_specification_that_cannot_be_used_is_refused() -> None:
     with pytest.raises(InvalidInput, match="role"):
         await ClaudeAgentBridge.spawn("janitor", Echo)
     with pytest.raises(InvalidInput, match="isolation"):
-        await ClaudeAgentBridge.spawn("executor", AgentSpec(source=Echo, isolation="process"))
+        await ClaudeAgentBridge.spawn("executor", AgentSpec(source=Echo, isolation="container"))  # type: ignore[arg-type]
     with pytest.raises(InvalidInput):
         await ClaudeAgentBridge.spawn("executor", AgentSpec(source=Echo, in_flight=0))
 

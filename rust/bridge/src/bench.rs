@@ -6,8 +6,8 @@ use crate::module::runtime;
 use crate::port::{Port, Reply};
 use mnemosyne_core::{AgentRole, Problem, ProblemKind, WorkItem, error::codes};
 use mnemosyne_runtime::{
-    AgentHandle, AgentHost, AgentSource, AgentSpec, AgentStart, Assignment, Outcome, Restart, RoleSpec, Tree,
-    TreeConfig, Work, WorkKey,
+    AgentHandle, AgentHost, AgentSource, AgentSpec, AgentStart, Assignment, Outcome, RoleSpec, Tree, TreeConfig, Work,
+    WorkKey,
 };
 use mnemosyne_store::{MemoryStore, Store};
 use pyo3::prelude::*;
@@ -52,10 +52,8 @@ fn failed(error: impl ToString) -> Problem {
 async fn drive(load: Load) -> Result<Reply, Problem> {
     let spec = AgentSpec {
         source: AgentSource::Registered(load.agent.clone()),
-        instances: None,
         in_flight: load.in_flight,
-        restart: Restart::Permanent,
-        config: serde_json::Map::new(),
+        ..AgentSpec::import("")
     };
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let host = PythonHost::launch(&Handle::current(), Arc::clone(&store), None).await.map_err(failed)?;

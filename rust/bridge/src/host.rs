@@ -1,13 +1,18 @@
-//! [`PythonHost`]: the tree's `AgentHost`, with Python behind it.
+//! [`PythonHost`]: the tree's `AgentHost`, with Python behind it: on the loop thread, or in a process for each agent that
+//! asks for one.
 
 use crate::loop_thread::{LoopThread, unique};
 use crate::port::Message;
 use crate::sync::locked;
+use crate::worker::{START_DEADLINE, Worker};
 use async_trait::async_trait;
-use mnemosyne_runtime::{AgentHost, AgentStart, Assignment, Done, HostError, Outcome, Ticket, Tree, WeakTree, Work};
+use mnemosyne_runtime::{
+    AgentHost, AgentProcess, AgentStart, Assignment, Done, HostError, Isolation, Outcome, Ticket, Tree, WeakTree, Work,
+};
 use mnemosyne_store::Store;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -43,9 +48,25 @@ pub(crate) struct HostInner {
     pub(crate) fate: watch::Sender<Fate>,
     /// When each claimed item last said anything, and whose it is.
     progress: Mutex<HashMap<String, (String, Instant)>>,
-    /// Where each generation of each agent sits on the loop: a number is all that travels with its work.
-    seats: Mutex<HashMap<String, BTreeMap<u64, u64>>>,
+    /// Where each generation of each agent sits.
+    seats: Mutex<HashMap<String, BTreeMap<u64, Seat>>>,
+    /// Who has the work of a ticket, where that is not the loop.
+    at_work: Mutex<HashMap<u64, Weak<Worker>>>,
 }
+
+/// Where one generation of one agent sits.
+#[derive(Clone)]
+enum Seat {
+    /// On the loop: a number is all that travels with its work.
+    Loop(u64),
+    /// In a process that is being started.
+    Hiring,
+    /// In a process of its own.
+    Process(Arc<Worker>),
+}
+
+/// Set in the tickets of processes and in none of the loop's: a loop would need 2^31 items at once to get there.
+const OF_A_PROCESS: u64 = 1 << 31;
 
 impl PythonHost {
     /// A host on the loop thread of this process, which is started if there is none.
@@ -66,6 +87,7 @@ impl PythonHost {
             directory,
             progress: Mutex::default(),
             seats: Mutex::default(),
+            at_work: Mutex::default(),
             fate: watch::Sender::new(Fate::Fine),
         });
         inner.thread.shared.enlist(inner.id, &inner);
@@ -110,11 +132,22 @@ async fn attend(tree: WeakTree, mut fate: watch::Receiver<Fate>, store: Arc<dyn 
 }
 
 impl HostInner {
-    fn seat(&self, agent_id: &str, generation: u64) -> Option<u64> {
-        locked(&self.seats).get(agent_id)?.get(&generation).copied()
+    fn seat(&self, agent_id: &str, generation: u64) -> Option<Seat> {
+        locked(&self.seats).get(agent_id)?.get(&generation).cloned()
     }
 
-    fn free_seat(&self, agent_id: &str, generation: u64) -> Option<u64> {
+    fn take_seat(&self, start: &AgentStart, seat: Seat) {
+        locked(&self.seats).entry(start.agent_id.clone()).or_default().insert(start.generation, seat);
+    }
+
+    fn worker(&self, agent_id: &str, generation: u64) -> Option<Arc<Worker>> {
+        match self.seat(agent_id, generation)? {
+            Seat::Process(worker) => Some(worker),
+            Seat::Loop(_) | Seat::Hiring => None,
+        }
+    }
+
+    fn free_seat(&self, agent_id: &str, generation: u64) -> Option<Seat> {
         let mut seats = locked(&self.seats);
         let of_agent = seats.get_mut(agent_id)?;
         let seat = of_agent.remove(&generation);
@@ -164,8 +197,68 @@ impl Drop for Followed {
     }
 }
 
+impl HostInner {
+    /// Sends into the loop of this process.
+    pub(crate) fn push(&self, message: Message) {
+        self.thread.shared.channel.push(message);
+    }
+
+    /// Starts a process for an agent, and the agent in it.
+    async fn employ(self: &Arc<Self>, start: &AgentStart, mut value: Value) -> Result<Arc<Worker>, HostError> {
+        let os_error = |error: std::io::Error| HostError::new("OSError", error.to_string(), false);
+        let number = unique();
+        let (ours, theirs) = UnixStream::pair().map_err(os_error)?;
+        let lent = ours.try_clone().map_err(os_error)?;
+        value["limits"] = json!(start.spec.limits);
+        let exit = self.thread.shared.await_exit(number);
+        let employ = |ticket| Message::Employ { ticket, number, value, ours: lent.into(), theirs: theirs.into() };
+        let pid = self.thread.shared.ask(employ).await?;
+        let pid = pid.ok_or_else(|| HostError::new("RuntimeError", "a process was started without a number", false))?;
+        Worker::begin(pid, ours, exit, Arc::downgrade(self)).await
+    }
+
+    fn submit_to(self: &Arc<Self>, worker: &Arc<Worker>, work: Work, done: Done) -> Ticket {
+        let ticket = unique() << 32 | OF_A_PROCESS;
+        locked(&self.at_work).insert(ticket, Arc::downgrade(worker));
+        let entry = Entry { host: Arc::downgrade(self), ticket };
+        let done: Done = Box::new(move |outcome| {
+            drop(entry);
+            done(outcome);
+        });
+        match work {
+            Work::Claimed(value) => worker.submit(ticket, "claimed", &value, done),
+            Work::Direct(item) => worker.submit(ticket, "direct", &json!(*item), done),
+        }
+        Ticket(ticket)
+    }
+
+    fn worker_of(&self, ticket: Ticket) -> Option<Arc<Worker>> {
+        locked(&self.at_work).get(&ticket.0)?.upgrade()
+    }
+}
+
+/// Work of a process in [`HostInner::at_work`]; goes with the work, however that ends.
+struct Entry {
+    host: Weak<HostInner>,
+    ticket: u64,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Some(host) = self.host.upgrade() {
+            locked(&host.at_work).remove(&self.ticket);
+        }
+    }
+}
+
 impl Drop for HostInner {
     fn drop(&mut self) {
+        let seats = std::mem::take(&mut *locked(&self.seats));
+        for seat in seats.into_values().flat_map(BTreeMap::into_values) {
+            if let Seat::Process(worker) = seat {
+                worker.dismiss();
+            }
+        }
         self.thread.shared.forget(self.id);
     }
 }
@@ -173,26 +266,36 @@ impl Drop for HostInner {
 #[async_trait]
 impl AgentHost for PythonHost {
     async fn start(&self, start: AgentStart) -> Result<(), HostError> {
-        let seat = unique();
+        let inner = &self.inner;
         let value = json!({
             "host": self.describe(), "agent_id": start.agent_id, "role": start.role, "generation": start.generation,
             "source": start.spec.source, "config": start.spec.config,
         });
-        locked(&self.inner.seats).entry(start.agent_id.clone()).or_default().insert(start.generation, seat);
-        let answer = self.inner.thread.shared.ask(|ticket| Message::Start { ticket, seat, value }).await;
-        if answer.is_err() {
-            self.inner.free_seat(&start.agent_id, start.generation);
+        if start.spec.isolation == Isolation::Thread {
+            let seat = unique();
+            inner.take_seat(&start, Seat::Loop(seat));
+            let answer = inner.thread.shared.ask(|ticket| Message::Start { ticket, seat, value }).await;
+            if answer.is_err() {
+                inner.free_seat(&start.agent_id, start.generation);
+            }
+            return answer.map(|_| ());
         }
-        answer
+        inner.take_seat(&start, Seat::Hiring);
+        let employed = tokio::time::timeout(START_DEADLINE, inner.employ(&start, value)).await;
+        let late = || HostError::new("StartTimeout", format!("it did not start within {START_DEADLINE:?}"), false);
+        let employed = employed.unwrap_or_else(|_| Err(late()));
+        // Stopped meanwhile: then its seat is gone, and nobody would ever end the process.
+        let wanted = inner.free_seat(&start.agent_id, start.generation).is_some();
+        match employed {
+            Ok(worker) if wanted => inner.take_seat(&start, Seat::Process(worker)),
+            Ok(worker) => worker.dismiss(),
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     fn submit(&self, assignment: Assignment, done: Done) -> Ticket {
         let Assignment { agent_id, generation, mut work, .. } = assignment;
-        let Some(seat) = self.inner.seat(&agent_id, generation) else {
-            let text = format!("{agent_id} of generation {generation} is not here");
-            done(Outcome::Raised(HostError::new("AgentUnavailable", text, false)));
-            return Ticket(0); // names nothing: generations of slots begin at 1
-        };
         let mut done = done;
         if let Work::Claimed(value) = &mut work {
             self.inner.place_run(value);
@@ -202,21 +305,40 @@ impl AgentHost for PythonHost {
                 done(outcome);
             });
         }
-        self.inner.thread.shared.submit(seat, work, done)
+        match self.inner.seat(&agent_id, generation) {
+            Some(Seat::Loop(seat)) => self.inner.thread.shared.submit(seat, work, done),
+            Some(Seat::Process(worker)) => self.inner.submit_to(&worker, work, done),
+            Some(Seat::Hiring) | None => {
+                let text = format!("{agent_id} of generation {generation} is not here");
+                done(Outcome::Raised(HostError::new("AgentUnavailable", text, false)));
+                Ticket(0) // names nothing: generations of slots begin at 1
+            }
+        }
     }
 
     fn cancel(&self, ticket: Ticket, reason: &str) {
-        self.inner.thread.shared.cancel(ticket, reason);
+        if ticket.0 & OF_A_PROCESS == 0 {
+            self.inner.thread.shared.cancel(ticket, reason);
+        } else if let Some(worker) = self.inner.worker_of(ticket) {
+            worker.cancel(ticket.0, reason);
+        }
     }
 
     fn abandon(&self, ticket: Ticket) {
-        self.inner.thread.shared.abandon(ticket);
+        if ticket.0 & OF_A_PROCESS == 0 {
+            self.inner.thread.shared.abandon(ticket);
+        } else if let Some(worker) = self.inner.worker_of(ticket) {
+            worker.dismiss();
+        }
     }
 
     async fn stop(&self, agent_id: &str, generation: u64) {
-        let Some(seat) = self.inner.free_seat(agent_id, generation) else { return };
-        // A loop that has ended has forgotten the agent already.
-        let _ = self.inner.thread.shared.ask(|ticket| Message::Stop { ticket, seat }).await;
+        match self.inner.free_seat(agent_id, generation) {
+            // A loop that has ended has forgotten the agent already.
+            Some(Seat::Loop(seat)) => drop(self.inner.thread.shared.ask(|ticket| Message::Stop { ticket, seat }).await),
+            Some(Seat::Process(worker)) => worker.stop().await,
+            Some(Seat::Hiring) | None => {}
+        }
     }
 
     fn heartbeat_age(&self) -> Option<Duration> {
@@ -227,5 +349,18 @@ impl AgentHost for PythonHost {
         let progress = locked(&self.inner.progress);
         let mine = progress.values().filter(|(agent, _)| agent == agent_id);
         mine.map(|(_, at)| at.elapsed()).min()
+    }
+
+    fn process(&self, agent_id: &str, generation: u64) -> Option<AgentProcess> {
+        let worker = self.inner.worker(agent_id, generation)?;
+        Some(AgentProcess { pid: worker.pid, heartbeat_age: worker.beat_age() })
+    }
+
+    async fn gone(&self, agent_id: &str, generation: u64) -> HostError {
+        let Some(worker) = self.inner.worker(agent_id, generation) else { return std::future::pending().await };
+        let mut gone = worker.gone.subscribe();
+        drop(worker);
+        let error = gone.wait_for(Option::is_some).await.ok().and_then(|error| error.clone());
+        error.unwrap_or_else(|| HostError::new("WorkerCrashed", "its process was forgotten", false))
     }
 }

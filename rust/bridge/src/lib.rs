@@ -14,6 +14,8 @@
 //!   Python); nothing attaches while holding a lock.
 //! - **GIL-3** [`attach::attach`] is the only function that attaches; sites are an enum; it asks first whether Python is
 //!   initialised.
+//! - An agent may have a process of its own ([`worker`]): the same loop behind a socket, which no thread that attaches has
+//!   any part in.
 //! - **KILL-1** Dropping or timing out work cancels the Python task; what does not stop is abandoned and counted. Dropping the
 //!   last handle stops the loop. A thread that is stuck in somebody's code is never joined.
 
@@ -38,6 +40,7 @@ mod request;
 mod slots;
 mod sync;
 mod upcall;
+mod worker;
 
 pub use bridge::{BridgeError, ClaudeAgentBridge};
 pub use host::PythonHost;

@@ -8,6 +8,8 @@ use crate::loop_thread::living;
 use crate::port::Message;
 use crate::sync::locked;
 use mnemosyne_store::{EventQuery, Store};
+use serde::Deserialize;
+use std::borrow::Cow;
 use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -31,16 +33,16 @@ struct Waiting {
 }
 
 /// One log record.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(crate) struct Line {
     /// Seconds since 1970.
     pub(crate) at: f64,
     /// As Python counts: 10 for debug to 40 for error.
     pub(crate) level: u8,
-    pub(crate) logger: &'static str,
+    pub(crate) logger: Cow<'static, str>,
     pub(crate) text: String,
     /// What it is about; see [`ABOUT`].
-    pub(crate) about: Vec<(&'static str, String)>,
+    pub(crate) about: Vec<(Cow<'static, str>, String)>,
 }
 
 /// Fields that say what a line is about, as `python/mnemosyne/logging_config.py` knows them; others are part of the text.
@@ -76,7 +78,7 @@ impl Subscriber for Forwarder {
             Level::DEBUG | Level::TRACE => 10,
         };
         let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-        let line = Line { at, level, logger: event.metadata().target(), text: said.text, about: said.about };
+        let line = Line { at, level, logger: event.metadata().target().into(), text: said.text, about: said.about };
         if keep(line) {
             self.runtime.spawn(async {
                 tokio::time::sleep(EVERY).await;
@@ -121,7 +123,7 @@ fn send() {
     if dropped > 0 {
         let at = lines.last().map_or(0.0, |line| line.at);
         let text = format!("{dropped} log records were dropped: they came faster than they could be handed over");
-        lines.push(Line { at, level: 30, logger: "mnemosyne.bridge", text, about: vec![] });
+        lines.push(Line { at, level: 30, logger: "mnemosyne.bridge".into(), text, about: vec![] });
     }
     shared.channel.push(Message::Log(lines));
 }
@@ -130,20 +132,20 @@ fn send() {
 #[derive(Default)]
 struct Said {
     text: String,
-    about: Vec<(&'static str, String)>,
+    about: Vec<(Cow<'static, str>, String)>,
 }
 
 impl Visit for Said {
     fn record_str(&mut self, field: &Field, value: &str) {
         match ABOUT.iter().find(|name| **name == field.name()) {
-            Some(name) => self.about.push((name, value.to_owned())),
+            Some(name) => self.about.push(((*name).into(), value.to_owned())),
             None => self.record_debug(field, &value),
         }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         if let Some(name) = ABOUT.iter().find(|name| **name == field.name()) {
-            self.about.push((name, format!("{value:?}")));
+            self.about.push(((*name).into(), format!("{value:?}")));
             return;
         }
         // Writing to a String does not fail.
@@ -197,7 +199,8 @@ mod tests {
 
     #[test]
     fn more_lines_than_fit_are_counted_and_one_is_sent_for_all_of_them() {
-        let line = || Line { at: 1.0, level: 20, logger: "mnemosyne.test", text: "said".to_owned(), about: vec![] };
+        let line =
+            || Line { at: 1.0, level: 20, logger: "mnemosyne.test".into(), text: "said".to_owned(), about: vec![] };
         let sent_for = (0..LIMIT + 10).filter(|_| keep(line())).count();
         let waiting = locked(&WAITING);
         assert_eq!((sent_for, waiting.lines.len(), waiting.dropped), (1, LIMIT, 10));

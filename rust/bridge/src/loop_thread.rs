@@ -10,6 +10,7 @@ use crate::port::{Channel, Message, Port};
 use crate::slots::Slots;
 use crate::sync::locked;
 use crate::upcall::{notify, tree_is_gone, upcall};
+use crate::worker::Exit;
 use mnemosyne_core::{Problem, WorkItem, WorkResult};
 use mnemosyne_runtime::{Done, HostError, Outcome, Ticket, Work};
 use pyo3::prelude::*;
@@ -73,6 +74,9 @@ struct Pending {
     abandoned: bool,
 }
 
+/// How a start or stop went: with a process id, where a process was started.
+type Started = Result<Option<u32>, HostError>;
+
 /// What happened to work on this loop.
 #[derive(Default)]
 pub(crate) struct Counts {
@@ -89,7 +93,9 @@ pub(crate) struct Shared {
     /// Work under way: taken out exactly once, by the completion.
     pending: Mutex<Slots<Pending>>,
     /// Agents being started or stopped.
-    tickets: Mutex<HashMap<u64, oneshot::Sender<Result<(), HostError>>>>,
+    tickets: Mutex<HashMap<u64, oneshot::Sender<Started>>>,
+    /// Worker processes that this loop had started, by number: who waits for their end.
+    exits: Mutex<HashMap<u64, oneshot::Sender<Exit>>>,
     /// Who answers upcalls, by the host id that travels with each assignment.
     hosts: Mutex<HashMap<u64, Weak<HostInner>>>,
     pub(crate) health: Health,
@@ -129,6 +135,7 @@ impl LoopThread {
             channel,
             pending: Mutex::default(),
             tickets: Mutex::default(),
+            exits: Mutex::default(),
             hosts: Mutex::default(),
             health: Health::default(),
             counts: Counts::default(),
@@ -264,8 +271,15 @@ impl Shared {
         }
     }
 
-    /// Sends a start or stop and waits for its answer.
-    pub(crate) async fn ask(&self, make: impl FnOnce(u64) -> Message) -> Result<(), HostError> {
+    /// Who is told when the worker process of this number has ended.
+    pub(crate) fn await_exit(&self, number: u64) -> oneshot::Receiver<Exit> {
+        let (exit, has_exited) = oneshot::channel();
+        locked(&self.exits).insert(number, exit);
+        has_exited
+    }
+
+    /// Sends a start or stop and waits for its answer: a process id, where a process was started.
+    pub(crate) async fn ask(&self, make: impl FnOnce(u64) -> Message) -> Started {
         let ticket = unique();
         let (answer, answered) = oneshot::channel();
         locked(&self.tickets).insert(ticket, answer);
@@ -409,9 +423,10 @@ pub(crate) struct AgentLoop {
 #[pymethods]
 impl AgentLoop {
     /// Answers a `start` or `stop`; `error` is None or `{permanent, type_name, message, traceback}`.
-    fn started(&self, ticket: u64, error: &Bound<'_, PyAny>) -> PyResult<()> {
+    #[pyo3(signature = (ticket, error, pid=None))]
+    fn started(&self, ticket: u64, error: &Bound<'_, PyAny>, pid: Option<u32>) -> PyResult<()> {
         let outcome = match from_python(error)? {
-            Value::Null => Ok(()),
+            Value::Null => Ok(pid),
             value => Err(serde_json::from_value(value).unwrap_or_else(|_| HostError::new("RuntimeError", "?", true))),
         };
         let waiting = locked(&self.shared.tickets).remove(&ticket);
@@ -419,6 +434,14 @@ impl AgentLoop {
             let _ = waiting.send(outcome);
         }
         Ok(())
+    }
+
+    /// The worker process of this number has ended, and all that it had started with it.
+    fn exited(&self, number: u64, code: Option<i32>, output: String) {
+        let waiting = locked(&self.shared.exits).remove(&number);
+        if let Some(waiting) = waiting {
+            let _ = waiting.send((code, output));
+        }
     }
 
     /// Takes what an agent returned, where it is a plain result; False is no judgement, `completed` takes the rest. It is
@@ -533,7 +556,7 @@ fn seconds(seconds: f64) -> Duration {
 /// The outcomes as the loop says them.
 #[derive(Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-enum Said {
+pub(crate) enum Said {
     Result { result: WorkResult },
     Raised { error: HostError },
     Model { problem: Problem, fatal: bool, retry_after: Option<f64>, class: Option<String> },
@@ -547,22 +570,31 @@ enum Said {
 
 /// What cannot be read is the agent's error: nothing is ever taken for a success by mistake (TRUTH-1).
 fn read_outcome(object: &Bound<'_, PyAny>) -> Outcome {
-    let value = match from_python(object) {
-        Ok(value) => value,
-        Err(error) => return Outcome::Raised(HostError::new("AgentError", error.to_string(), false)),
-    };
-    match serde_json::from_value::<Said>(value) {
-        Ok(Said::Result { result }) => Outcome::Result(Box::new(result)),
-        Ok(Said::Raised { error }) => Outcome::Raised(error),
-        Ok(Said::Model { problem, fatal, retry_after, class }) => Outcome::Model { problem, fatal, retry_after, class },
-        Ok(Said::Parked { problem, class, seconds }) => Outcome::Parked { problem, class, seconds },
-        Ok(Said::Environment { problem }) => Outcome::Environment(problem),
-        Ok(Said::Budget { problem }) => Outcome::Budget(problem),
-        Ok(Said::Invalid { problem }) => Outcome::Invalid(problem),
-        Ok(Said::Fenced) => Outcome::Fenced,
-        Ok(Said::Cancelled) => Outcome::Cancelled,
-        Err(error) => {
-            Outcome::Raised(HostError::new("AgentError", format!("the result cannot be read: {error}"), false))
+    match from_python(object) {
+        Ok(value) => read_said(value).into(),
+        Err(error) => Outcome::Raised(HostError::new("AgentError", error.to_string(), false)),
+    }
+}
+
+/// As [`read_outcome`].
+pub(crate) fn read_said(value: Value) -> Said {
+    serde_json::from_value(value).unwrap_or_else(|error| Said::Raised {
+        error: HostError::new("AgentError", format!("the result cannot be read: {error}"), false),
+    })
+}
+
+impl From<Said> for Outcome {
+    fn from(said: Said) -> Self {
+        match said {
+            Said::Result { result } => Outcome::Result(Box::new(result)),
+            Said::Raised { error } => Outcome::Raised(error),
+            Said::Model { problem, fatal, retry_after, class } => Outcome::Model { problem, fatal, retry_after, class },
+            Said::Parked { problem, class, seconds } => Outcome::Parked { problem, class, seconds },
+            Said::Environment { problem } => Outcome::Environment(problem),
+            Said::Budget { problem } => Outcome::Budget(problem),
+            Said::Invalid { problem } => Outcome::Invalid(problem),
+            Said::Fenced => Outcome::Fenced,
+            Said::Cancelled => Outcome::Cancelled,
         }
     }
 }

@@ -1,15 +1,18 @@
 //! What `mnemosyne._core` offers to Python: a mailbox, the calls that open a store or a tree, and their handles.
 
 use crate::attach::{is_a_fork, same_process, settle_here, still_open};
-use crate::convert::{from_python, to_python};
+use crate::convert::{from_python, result_from_python, to_python};
 use crate::log::install;
 use crate::loop_thread::{AgentLoop, stop_at_exit};
 use crate::port::{Port, Reply};
 use crate::request::{OpenTree, OpenedTree, Watched, open_store, serve_file, serve_store, serve_tree, try_send_work};
+use crate::worker;
 use mnemosyne_core::{Problem, ProblemKind, error::codes};
 use mnemosyne_store::{Durability, Store};
-use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning};
+use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use tokio::runtime::Runtime;
@@ -188,6 +191,25 @@ fn stop_loop(py: Python<'_>) -> PyResult<()> {
     stop_at_exit(py)
 }
 
+/// A frame of a worker process, see `worker.rs`. Refuses what is no JSON, as every call into Rust does.
+#[pyfunction]
+fn frame<'py>(kind: &str, number: u64, payload: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    framed(payload.py(), kind, number, &from_python(payload)?)
+}
+
+/// The frame of what an agent returned, where it is a plain result; None is no judgement.
+#[pyfunction]
+fn result_frame<'py>(slot: u64, result: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    let Some(read) = result_from_python(result) else { return Ok(None) };
+    let said = json!({"kind": "result", "result": read});
+    framed(result.py(), "completed", slot, &said).map(Some)
+}
+
+fn framed<'py>(py: Python<'py>, kind: &str, number: u64, payload: &Value) -> PyResult<Bound<'py, PyBytes>> {
+    let frame = worker::frame(kind, number, payload);
+    frame.map(|frame| PyBytes::new(py, &frame)).map_err(PyValueError::new_err)
+}
+
 /// What the bridge counts; see `BridgeMetrics`.
 #[pyfunction]
 fn metrics(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
@@ -214,6 +236,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(store, module)?)?;
     module.add_function(wrap_pyfunction!(file, module)?)?;
     module.add_function(wrap_pyfunction!(metrics, module)?)?;
+    module.add_function(wrap_pyfunction!(frame, module)?)?;
+    module.add_function(wrap_pyfunction!(result_frame, module)?)?;
     module.add_function(wrap_pyfunction!(tree, module)?)?;
     #[cfg(feature = "bench")]
     {

@@ -16,6 +16,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -54,11 +55,14 @@ impl From<&HostError> for Reply {
     }
 }
 
-/// What travels into the loop. Serialisable but for `Reply::Handle`, so that a worker process can speak it too.
+/// What travels into the loop. What concerns work is serialisable: a worker process gets the same (`worker.rs`).
 #[derive(Debug)]
 pub(crate) enum Message {
     /// Make an agent; answered by `AgentLoop.started(ticket, ...)`. Its work will name the seat.
     Start { ticket: u64, seat: u64, value: Value },
+    /// Start a process for an agent, and write its first frame; answered by `AgentLoop.started(ticket, None, pid)`, and its
+    /// end by `AgentLoop.exited(number, ...)`. Python owns both descriptors.
+    Employ { ticket: u64, number: u64, value: Value, ours: OwnedFd, theirs: OwnedFd },
     /// Forget an agent; answered by `AgentLoop.started(ticket, None)`.
     Stop { ticket: u64, seat: u64 },
     /// A claim; answered by `AgentLoop.completed`.
@@ -284,6 +288,7 @@ impl Message {
     fn name(&self) -> (&'static str, u64) {
         match self {
             Message::Start { ticket, .. } => ("start", *ticket),
+            Message::Employ { ticket, .. } => ("employ", *ticket),
             Message::Stop { ticket, .. } => ("stop", *ticket),
             Message::Claimed { slot, .. } => ("claimed", slot.0),
             Message::Direct { slot, .. } => ("direct", slot.0),
@@ -311,6 +316,10 @@ fn deliver(py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyTuple>> {
         Message::Start { ticket, seat, value } => {
             (intern!(py, "start"), ticket, seat, to_python(py, &value)?).into_pyobject(py)
         }
+        Message::Employ { ticket, number, value, ours, theirs } => {
+            let value = to_python(py, &value)?;
+            (intern!(py, "employ"), ticket, number, (value, ours.into_raw_fd(), theirs.into_raw_fd())).into_pyobject(py)
+        }
         Message::Stop { ticket, seat } => (intern!(py, "stop"), ticket, seat, py.None()).into_pyobject(py),
         Message::Reply { ticket, reply } => {
             let (kind, payload) = match reply {
@@ -322,7 +331,10 @@ fn deliver(py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyTuple>> {
         }
         Message::Ran { number } => (intern!(py, "ran"), number, 0_u64, py.None()).into_pyobject(py),
         Message::Log(lines) => {
-            let lines = lines.into_iter().map(|line| (line.at, line.level, line.logger, line.text, line.about));
+            let lines = lines.into_iter().map(|Line { at, level, logger, text, about }| {
+                let about = about.into_iter().map(|(name, value)| (name.into_owned(), value)).collect::<Vec<_>>();
+                (at, level, logger.into_owned(), text, about)
+            });
             (intern!(py, "log"), 0_u64, 0_u64, lines.collect::<Vec<_>>()).into_pyobject(py)
         }
         Message::Shutdown => (intern!(py, "shutdown"), 0_u64, 0_u64, py.None()).into_pyobject(py),

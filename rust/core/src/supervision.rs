@@ -173,9 +173,9 @@ pub enum Isolation {
 /// What a worker process may use; `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct WorkerLimits {
-    /// Address space, in MiB.
+    /// Memory that each of its processes may write to, in MiB: of address space, Python asks for far more than it uses.
     pub memory_mb: Option<u64>,
-    /// Processor time over its life, in seconds.
+    /// Processor time of each over its life, in seconds.
     pub cpu_seconds: Option<u64>,
 }
 

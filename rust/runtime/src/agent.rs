@@ -14,7 +14,7 @@ use crate::finish::{self, Judged, Leave};
 use crate::guards::{InFlight, Report, Reporter, Seat, Settled, Settling};
 use crate::handle::WorkError;
 use crate::health::AgentHealth;
-use crate::host::{AgentStart, Assignment, HostError, SharedHost, Work, WorkKey};
+use crate::host::{AgentSpec, AgentStart, Assignment, HostError, Isolation, SharedHost, Work, WorkKey};
 use crate::record::{AgentRecord, Book, RoleRecord, TreeRecord, clip};
 use crate::role_supervisor::RoleMessage;
 use crate::settle::{End, Verdict, settle};
@@ -31,6 +31,10 @@ use tokio::time::Instant;
 pub(crate) const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// How long cancelled work may take to end before it is abandoned.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
+/// The same in a worker process: it is killed then, with room for that within a second of the deadline.
+const PROCESS_GRACE: Duration = Duration::from_millis(500);
+/// An agent that was left behind so often goes on in a process of its own, where what does not stop can be killed.
+pub(crate) const ABANDONED_TO_PROCESS: u32 = 2;
 /// A bridge is registered right after its tree began; only a longer absence is worth an event.
 const HOST_GRACE: Duration = Duration::from_secs(1);
 /// A host that does not answer for so long has failed to start the agent.
@@ -94,6 +98,8 @@ pub(crate) enum AgentMessage {
         result: Result<(), HostError>,
     },
     Work(Job),
+    /// The host lost the agent: its process ended.
+    Gone(HostError),
     Finished(Report),
     Deadline(WorkKey),
     Abandon(WorkKey),
@@ -163,6 +169,7 @@ impl Actor for AgentActor {
             AgentMessage::Probe => life.probe(),
             AgentMessage::Started { attempt, result } => life.started(attempt, result),
             AgentMessage::Work(job) => life.work(job),
+            AgentMessage::Gone(error) => life.gone(&error),
             AgentMessage::Finished(report) => life.finished(report),
             AgentMessage::Deadline(key) => life.cancel(key, Ending::Deadline, "deadline"),
             AgentMessage::Abandon(key) => life.abandon(key),
@@ -216,6 +223,8 @@ pub(crate) struct Life {
     winding_down: bool,
     /// When what it holds is cancelled, then when it stops all the same.
     shutdown_timer: Option<Timer>,
+    /// Waits for the end of the agent's process.
+    process_watch: Option<Timer>,
 }
 
 impl Life {
@@ -239,6 +248,7 @@ impl Life {
             probe_timer: None,
             winding_down: false,
             shutdown_timer: None,
+            process_watch: None,
         }
     }
 
@@ -279,7 +289,7 @@ impl Life {
             agent_id: self.record.agent_id.clone(),
             role: self.record.role,
             generation: self.generation,
-            spec: self.record.spec.clone(),
+            spec: self.spec(),
         };
         let (background, myself, attempt) = (self.tree.background.clone(), self.myself.clone(), self.attempt);
         let starting = background.spawn(async move { tokio::time::timeout(START_LIMIT, host.start(start)).await });
@@ -291,6 +301,11 @@ impl Life {
             };
             let _ = myself.send_message(AgentMessage::Started { attempt, result });
         });
+    }
+
+    /// As this generation is made: an agent that was left behind again and again gets a process.
+    fn spec(&self) -> AgentSpec {
+        AgentSpec { isolation: self.record.isolation(), ..self.record.spec.clone() }
     }
 
     /// At first only waits: the bridge may be on its way.
@@ -318,6 +333,7 @@ impl Life {
         match result {
             Ok(()) => {
                 self.stage = Stage::Ready;
+                self.watch_process();
                 self.book(|book| {
                     book.state = AgentState::Idle;
                     book.next_restart_at = None;
@@ -335,6 +351,23 @@ impl Life {
                     self.leave(&format!("it could not start: {text}"), true);
                 }
             }
+        }
+    }
+
+    fn watch_process(&mut self) {
+        let (Some(host), Isolation::Process) = (self.host.clone(), self.record.isolation()) else { return };
+        let (myself, agent_id, generation) = (self.myself.clone(), self.record.agent_id.clone(), self.generation);
+        self.process_watch = Some(self.tree.background.watch(async move {
+            let error = host.gone(&agent_id, generation).await;
+            let _ = myself.send_message(AgentMessage::Gone(error));
+        }));
+    }
+
+    /// What it held has been judged by then, and may have said already that the agent goes.
+    fn gone(&mut self, error: &HostError) {
+        if !self.restart_pending {
+            self.remember_error(&error.to_string());
+            self.leave(&clip(&error.to_string()), true);
         }
     }
 
@@ -395,7 +428,11 @@ impl Life {
 
     /// Asks the host to cancel; what has not ended after the grace is abandoned. The first reason stands.
     fn cancel(&mut self, key: WorkKey, ending: Ending, reason: &str) {
-        let grace = self.timer(GRACE, AgentMessage::Abandon(key));
+        let patience = match self.record.isolation() {
+            Isolation::Thread => GRACE,
+            Isolation::Process => PROCESS_GRACE,
+        };
+        let grace = self.timer(patience, AgentMessage::Abandon(key));
         if let Some(job) = self.jobs.get_mut(&key).filter(|job| job.ending.is_none()) {
             job.ending = Some(ending);
             job.timer = Some(grace);
@@ -449,6 +486,7 @@ impl Life {
     fn abandon(&mut self, key: WorkKey) {
         let Some(mut job) = self.jobs.remove(&key) else { return };
         job.abandon();
+        self.book(|book| book.abandoned = book.abandoned.saturating_add(1));
         let ending = job.ending.unwrap_or(Ending::Deadline);
         let place = job.place.take();
         match job.load.take() {
@@ -459,7 +497,7 @@ impl Life {
             Some(Load::Direct { item, reply, room }) => {
                 drop(room);
                 let problem = finish::abandoned_direct(self, &item, ending);
-                self.leave_now(Some(Leave::because("its work did not stop when it was cancelled")));
+                self.leave_now(Some(Leave::because(&self.abandoned_reason())));
                 let _ = reply.send(Err(WorkError::from(problem)));
             }
             None => {}
@@ -555,6 +593,14 @@ impl Life {
     /// Announces that a result came for a claim that is over.
     pub(crate) fn announce_stale(&self) {
         self.tree.events.announce(self.record.stale(self.generation));
+    }
+
+    pub(crate) fn abandoned_reason(&self) -> String {
+        let reason = "its work did not stop when it was cancelled";
+        if self.record.isolation() == self.record.spec.isolation {
+            return reason.to_owned();
+        }
+        format!("{reason}, again; it goes on in a process of its own")
     }
 
     pub(crate) fn remember_error(&mut self, error: &str) {

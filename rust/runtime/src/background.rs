@@ -49,6 +49,11 @@ impl Background {
         Timer(task.abort_handle())
     }
 
+    /// Runs `future` until it ends or what is returned is dropped.
+    pub(crate) fn watch(self: &Arc<Self>, future: impl Future<Output = ()> + Send + 'static) -> Timer {
+        Timer(self.spawn(future).abort_handle())
+    }
+
     /// Waits until no task is left, at most `patience`; says whether none is.
     pub(crate) async fn idle(&self, patience: Duration) -> bool {
         let mut live = self.live.subscribe();
@@ -56,7 +61,7 @@ impl Background {
     }
 }
 
-/// A timer that ends with its owner.
+/// A timer, or a watch, that ends with its owner.
 pub(crate) struct Timer(AbortHandle);
 
 impl Drop for Timer {

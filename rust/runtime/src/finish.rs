@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | result | completed | `success: true` empties the window, `false` neither fills nor empties it |
 //! | raised, deadline | goes back after a delay; charged with a crash if the window is full | counted |
+//! | crashed: its process ended | goes back at once, charged with a crash | goes down with it, counted as a restart |
 //! | model | goes back later; fatal or five in a row: completed as a failure | not charged |
 //! | parked | waits until its time; counts toward nothing | not charged |
 //! | environment, budget | the run stops, resumable | not charged |
@@ -60,9 +61,11 @@ pub(crate) fn claimed(life: &mut Life, claimed: &Claimed, outcome: Option<Outcom
     match (outcome, ending) {
         (outcome, Some(Ending::Over | Ending::Revoked)) => claim_over(life, outcome, ending),
         (Some(Outcome::Result(result)), _) => completed(life, item, *result),
+        (Some(Outcome::Crashed(error)), Some(Ending::Deadline)) => crashed(life, item, &error),
         (_, Some(Ending::Deadline)) => raised(life, item, &timeout_error(&item.work)),
         (_, Some(Ending::Drain | Ending::Unwanted)) => End::innocent(0).into(),
         (None | Some(Outcome::Cancelled), None) => End::innocent(LOST_DELAY_MS).into(),
+        (Some(Outcome::Crashed(error)), None) => crashed(life, item, &error),
         (Some(Outcome::Raised(error)), None) => raised(life, item, &error),
         (Some(Outcome::Model { problem, fatal, retry_after, class }), None) => {
             model(life, item, &problem, fatal, retry_after, class)
@@ -80,7 +83,7 @@ pub(crate) fn claimed(life: &mut Life, claimed: &Claimed, outcome: Option<Outcom
 
 /// A run that ended says nothing more; another claim's rival is counted.
 fn claim_over(life: &Life, outcome: Option<Outcome>, ending: Option<Ending>) -> Judged {
-    let said_something = !matches!(outcome, None | Some(Outcome::Cancelled));
+    let said_something = !matches!(outcome, None | Some(Outcome::Cancelled | Outcome::Crashed(_)));
     if ending == Some(Ending::Revoked) && said_something {
         life.announce_stale();
     }
@@ -94,6 +97,17 @@ fn completed(life: &mut Life, item: &Item, result: WorkResult) -> Judged {
         events.extend(life.count_success());
     }
     End { commit: Commit::Complete(Box::new(result)), events }.into()
+}
+
+/// Its process is gone, so it goes even if the item turns out to be the fault. A death is no error of the window: it is
+/// a restart already.
+fn crashed(life: &mut Life, item: &Item, error: &HostError) -> Judged {
+    let text = error.to_string();
+    life.remember_error(&text);
+    let failed = of_item(life.event(EventKind::AgentFailed), item).with("error", clip(&text));
+    let commit = Commit::Release { reason: ReleaseReason::Crash, delay_ms: 0, error: Some(clip(&text)), class: None };
+    let end = End { commit, events: vec![failed] };
+    Judged { end, leave: Some(Leave { reason: clip(&text), stuck: true }) }
 }
 
 fn raised(life: &mut Life, item: &Item, error: &HostError) -> Judged {
@@ -162,7 +176,7 @@ fn stopped(item: &Item, state: RunState, problem: Problem) -> Judged {
 /// Judges a claimed item whose work did not stop. It took its agent down if its own deadline did.
 pub(crate) fn abandoned(life: &mut Life, claimed: &Claimed, ending: Ending) -> Judged {
     let item = &claimed.item;
-    let leave = Some(Leave { reason: "its work did not stop when it was cancelled".to_owned(), stuck: true });
+    let leave = Some(Leave { reason: life.abandoned_reason(), stuck: true });
     let end = match ending {
         Ending::Deadline => {
             let text = timeout_error(&item.work).to_string();
@@ -200,6 +214,12 @@ pub(crate) fn direct(
         }
         (_, Some(Ending::Drain | Ending::Over)) => closed(),
         (_, Some(Ending::Revoked | Ending::Unwanted)) | (None | Some(Outcome::Cancelled), None) => lost(),
+        (Some(Outcome::Crashed(error)), None) => {
+            life.remember_error(&error.to_string());
+            life.announce(life.event(EventKind::AgentFailed).with("error", clip(&error.to_string())));
+            let leave = Leave { reason: clip(&error.to_string()), stuck: true };
+            return (Err(WorkError::Agent(error)), Some(leave));
+        }
         (Some(Outcome::Raised(error)), None) => {
             let leave = direct_error(life, &error);
             return (Err(WorkError::Agent(error)), leave);

@@ -87,7 +87,7 @@ impl Report {
 
 impl Drop for Report {
     fn drop(&mut self) {
-        if !matches!(self.outcome, None | Some(Outcome::Cancelled)) {
+        if !matches!(self.outcome, None | Some(Outcome::Cancelled | Outcome::Crashed(_))) {
             self.tree.events.announce(self.record.stale(self.generation));
         }
     }

@@ -36,6 +36,8 @@ pub struct AgentHealth {
     pub heartbeat_age_seconds: Option<f64>,
     /// How long ago its work last said anything, while it works: `None` where that is not known.
     pub progress_age_seconds: Option<f64>,
+    /// Of its process, where it has one of its own.
+    pub pid: Option<u32>,
 }
 
 /// Whether a role can work.

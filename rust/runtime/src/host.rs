@@ -39,6 +39,8 @@ pub struct AgentSpec {
     pub isolation: Isolation,
     /// Of its process, where it has one.
     pub limits: WorkerLimits,
+    /// Another process can make it too: its class is found by its name.
+    pub importable: bool,
     /// Given to every generation, whole.
     pub config: Map<String, Value>,
 }
@@ -54,6 +56,7 @@ impl AgentSpec {
             shutdown: Shutdown::default(),
             isolation: Isolation::default(),
             limits: WorkerLimits::default(),
+            importable: true,
             config: Map::new(),
         }
     }
@@ -74,6 +77,7 @@ impl AgentSpec {
             shutdown: keys.take("shutdown", Shutdown::default(), "\"kill\", \"infinity\" or seconds"),
             isolation: keys.take("isolation", Isolation::default(), "thread or process"),
             limits: keys.nested("limits", WorkerLimits::read),
+            importable: keys.take("importable", true, "true or false"),
             config: keys.take("config", Map::new(), "a mapping"),
         };
         keys.finish(spec)
@@ -206,6 +210,8 @@ pub enum Outcome {
     Result(Box<WorkResult>),
     /// The agent raised: charged to its error window.
     Raised(HostError),
+    /// The agent's process ended while it held the work: a crash of the item.
+    Crashed(HostError),
     /// The model failed: nobody is charged.
     Model {
         /// What happened.
@@ -238,6 +244,15 @@ pub enum Outcome {
     Cancelled,
 }
 
+/// The process of an agent that has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AgentProcess {
+    /// Its process id.
+    pub pid: u32,
+    /// How long ago its loop was seen alive.
+    pub heartbeat_age: Duration,
+}
+
 /// Takes the outcome, once. Dropped without a call: the work was lost with its host.
 pub type Done = Box<dyn FnOnce(Outcome) + Send>;
 
@@ -260,6 +275,14 @@ pub trait AgentHost: Send + Sync + 'static {
     /// `None` where it has none. Apart from the heartbeat: a loop can be alive while its work stands still.
     fn progress_age(&self, _agent_id: &str) -> Option<Duration> {
         None
+    }
+    /// The process of an agent that has one of its own.
+    fn process(&self, _agent_id: &str, _generation: u64) -> Option<AgentProcess> {
+        None
+    }
+    /// Completes when the agent of this generation is gone though nobody stopped it, after the outcomes of its work.
+    async fn gone(&self, _agent_id: &str, _generation: u64) -> HostError {
+        std::future::pending().await
     }
 }
 

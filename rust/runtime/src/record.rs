@@ -4,11 +4,12 @@
 //!
 //! **FENCE-2** An agent's actor writes through [`AgentRecord::update`], which drops writes of an older generation.
 
+use crate::agent::ABANDONED_TO_PROCESS;
 use crate::background::Background;
 use crate::custody::Custody;
 use crate::event_log::EventLog;
 use crate::health::{AgentHealth, IntakeHealth, IntakeState, RoleHealth, RoleState, StoreHealth, StoreState};
-use crate::host::{AgentSpec, ChildSpec, SharedHost, SupervisorView};
+use crate::host::{AgentSpec, ChildSpec, Isolation, SharedHost, SupervisorView};
 use crate::role_supervisor::RoleMessage;
 use crate::tree::TreeConfig;
 use mnemosyne_core::window::{ERRORS_TO_DEGRADE, ERRORS_TO_RESTART};
@@ -61,6 +62,8 @@ pub(crate) struct Seen {
 /// Work that has said nothing for so long is shown as slow. Nothing else is done about it: its loop is alive, its time limit
 /// holds, and a model may well think for minutes. What hangs (no heartbeat) is left behind instead.
 pub(crate) const SLOW_AFTER: Duration = Duration::from_secs(120);
+/// A worker process whose loop has not beaten for so long is suspect.
+const SUSPECT_AFTER: Duration = Duration::from_secs(15);
 
 /// Direct work that a tree holds at a time, all agents together: the queue of its bridge is never longer than this.
 pub(crate) const DIRECT_LIMIT: usize = 16_384;
@@ -340,6 +343,8 @@ pub(crate) struct Book {
     /// The text, and when by the store's clock.
     pub(crate) last_error: Option<(String, i64)>,
     pub(crate) restarts: u32,
+    /// How often work of it did not stop, over all generations.
+    pub(crate) abandoned: u32,
     /// By the store's clock.
     pub(crate) next_restart_at: Option<i64>,
     /// Why it is degraded, quarantined or restarting.
@@ -360,6 +365,7 @@ impl AgentRecord {
             reported_degraded: false,
             last_error: None,
             restarts: 0,
+            abandoned: 0,
             next_restart_at: None,
             reason: String::new(),
             leaving: None,
@@ -412,6 +418,16 @@ impl AgentRecord {
         works && book.generation == generation && book.leaving.is_none()
     }
 
+    /// Where it runs now: in a process of its own once it was left behind too often, if another process can make it.
+    pub(crate) fn isolation(&self) -> Isolation {
+        match self.spec.isolation {
+            Isolation::Thread if self.spec.importable && self.book().abandoned >= ABANDONED_TO_PROCESS => {
+                Isolation::Process
+            }
+            asked => asked,
+        }
+    }
+
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::SeqCst)
     }
@@ -435,8 +451,17 @@ impl AgentRecord {
     pub(crate) fn health(&self, tree: &TreeRecord, role: &RoleRecord) -> AgentHealth {
         let host = locked(&role.host).clone();
         let progress = host.as_ref().and_then(|host| host.progress_age(&self.agent_id));
-        let heartbeat = host.and_then(|host| host.heartbeat_age());
-        let stuck = locked(&role.stuck).is_some();
+        let generation = self.generation();
+        let process = host.as_ref().and_then(|host| host.process(&self.agent_id, generation));
+        let heartbeat = match process {
+            Some(process) => Some(process.heartbeat_age),
+            None => host.and_then(|host| host.heartbeat_age()),
+        };
+        // The bridge's loop has no part in what a process does.
+        let stuck = match process {
+            Some(process) => process.heartbeat_age >= SUSPECT_AFTER,
+            None => locked(&role.stuck).is_some(),
+        };
         let book = self.book();
         let count = book.window.count(tree.now());
         let working = book.state == AgentState::Busy;
@@ -462,6 +487,7 @@ impl AgentRecord {
             next_restart_at: book.next_restart_at.map(timestamp),
             heartbeat_age_seconds: heartbeat.map(|age| age.as_secs_f64()),
             progress_age_seconds: progress.map(|age| age.as_secs_f64()),
+            pid: process.map(|process| process.pid),
         }
     }
 }

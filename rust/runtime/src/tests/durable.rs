@@ -1,6 +1,7 @@
 //! Durable work: from the store through an agent and back.
 
 use super::*;
+use crate::host::Isolation;
 use mnemosyne_core::{Problem, ProblemKind, TaskState};
 use mnemosyne_store::{ClaimRequest, LEASE_MS, NewCommand};
 
@@ -573,4 +574,75 @@ async fn fence_1_a_claim_that_is_over_does_not_stop_its_run() {
     settle().await;
     assert_eq!(world.store.run("r-1").await.unwrap().unwrap().run.state, RunState::Running);
     assert_eq!(world.host.busy(), 1);
+}
+
+/// What the host says when a process ends.
+fn crashed() -> Outcome {
+    Outcome::Crashed(HostError::new("WorkerCrashed", "its process ended with exit code 1", false))
+}
+
+fn in_processes(instances: u32) -> Vec<RoleSpec> {
+    let spec = AgentSpec { isolation: Isolation::Process, ..spec() };
+    executors(instances).into_iter().map(|role| RoleSpec { spec: spec.clone(), ..role }).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn kill_1_work_in_a_process_is_left_behind_half_a_second_after_its_deadline() {
+    let host = MemoryHost::new(|work| if work.claim()["epoch"] == 1 { Act::Deaf } else { Act::Now(ok()) });
+    let world = World::new(in_processes(1), host).await;
+    world.store.submit_item(WorkItem { timeout_seconds: 7.0, ..item("deaf") }, None).await.unwrap();
+    let began = Instant::now();
+    world.until_item("deaf", ItemState::Done).await;
+    assert!(began.elapsed() < Duration::from_secs(8), "within a second of its deadline: {:?}", began.elapsed());
+    let done = world.store.item("deaf").await.unwrap().unwrap().item;
+    assert_eq!((done.crashes, done.work.attempt, world.agent().generation()), (1, 1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_death_of_a_process_costs_what_it_held_one_crash_and_its_agent_a_restart() {
+    let host = MemoryHost::new(|work| Act::Now(if work.claim()["epoch"] == 1 { crashed() } else { ok() }));
+    let world = World::new(in_processes(1), host).await;
+    world.submit("held").await;
+    world.until_item("held", ItemState::Done).await;
+    let done = world.store.item("held").await.unwrap().unwrap().item;
+    assert_eq!((done.crashes, done.work.attempt, done.epoch), (1, 1, 2));
+    let [restarted] = &world.of_kind(EventKind::AgentRestarted).await[..] else { panic!("one restart") };
+    assert_eq!(restarted.data["reason"], "WorkerCrashed: its process ended with exit code 1");
+    assert_eq!(world.agent().health().error_count, 0, "a death is a restart, and no error of the window too");
+    assert_eq!(world.count(EventKind::StaleResultDropped).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_item_that_ends_every_process_goes_to_the_dead_letters_and_the_agent_goes_on() {
+    let host = MemoryHost::new(|work| Act::Now(if work.claim()["item"]["id"] == "poison" { crashed() } else { ok() }));
+    let world = World::new(in_processes(1), host).await;
+    world.submit("poison").await;
+    world.until_item("poison", ItemState::Dead).await;
+    assert_eq!(world.store.item("poison").await.unwrap().unwrap().item.crashes, 3);
+    world.submit("harmless").await;
+    world.until_item("harmless", ItemState::Done).await;
+    assert_eq!(world.agent().generation(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_was_left_behind_twice_begins_its_next_generation_in_a_process() {
+    let host = MemoryHost::new(|work| if work.generation <= 2 { Act::Deaf } else { Act::Now(ok()) });
+    let world = World::new(executors(1), host).await;
+    world.store.submit_item(WorkItem { timeout_seconds: 7.0, ..item("deaf") }, None).await.unwrap();
+    world.until_item("deaf", ItemState::Done).await;
+    let isolations: Vec<Isolation> = locked(&world.host.starts).iter().map(|(_, start)| start.spec.isolation).collect();
+    assert_eq!(isolations, [Isolation::Thread, Isolation::Thread, Isolation::Process]);
+    let reasons = world.of_kind(EventKind::AgentRestarted).await;
+    assert!(reasons[1].data["reason"].as_str().unwrap().ends_with("it goes on in a process of its own"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_no_other_process_could_make_stays_where_it_is() {
+    let spec = AgentSpec { importable: false, ..spec() };
+    let roles = vec![RoleSpec { spec, ..executors(1).remove(0) }];
+    let host = MemoryHost::new(|work| if work.generation <= 2 { Act::Deaf } else { Act::Now(ok()) });
+    let world = World::new(roles, host).await;
+    world.store.submit_item(WorkItem { timeout_seconds: 7.0, ..item("deaf") }, None).await.unwrap();
+    world.until_item("deaf", ItemState::Done).await;
+    assert!(locked(&world.host.starts).iter().all(|(_, start)| start.spec.isolation == Isolation::Thread));
 }

@@ -95,6 +95,7 @@ async fn health_has_exactly_the_keys_of_the_contract() {
         "next_restart_at",
         "heartbeat_age_seconds",
         "progress_age_seconds",
+        "pid",
     ];
     expected.sort_unstable();
     let agent = &role["agents"][0];
