@@ -228,7 +228,7 @@ def test_truth_1_a_given_plan_whose_acceptance_cannot_fail_is_refused_with_advic
     assert refused.exit_code == 2
     error = refused.summary["error"]
     assert (error["code"], refused.summary["run"]) == ("MN-0120", None)
-    assert "a lint rule or a size limit" in error["message"]
+    assert "a lint rule or a size limit" in error["hint"]
     assert not sandbox.run("runs", "--json").out, "nothing was stored"
 
 
