@@ -174,7 +174,7 @@ bench-overload: build $(VENV)/.dev ## requests during 20 minutes of 529, minute 
 	@$(PYTHON) tests/bench/overload.py
 
 .PHONY: bench-store
-bench-store: build ## durable work beside LangGraph and DBOS on SQLite, which it installs from PyPI
+bench-store: build ## durable work beside LangGraph and DBOS on SQLite
 	@$(PYTHON) tests/bench/store.py --folder target/bench
 
 .PHONY: soak-store

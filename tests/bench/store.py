@@ -1,6 +1,6 @@
 """Durable work beside LangGraph and DBOS on their SQLite stores: the same items, the same agent that does nothing.
 
-``make bench-store`` installs both peers from PyPI into environments of their own. Every side runs in a process of its
+``make bench-store`` installs both peers into environments of their own. Every side runs in a process of its
 own per round, the rounds of the sides alternate, and the median of the rounds counts. Each side syncs what it
 acknowledges (``synchronous`` is FULL on all three); what one of its items means to it:
 
