@@ -467,14 +467,7 @@ class _Loop:
             if alone is not None and _needs_no_harness(assignment):
                 self._assignments[slot] = assignment
                 work_at_hand((self, slot, seat))
-                try:
-                    returned = await alone(_own_copy(assignment["item"]))
-                except BaseException as error:
-                    self._side.completed(slot, _failure(blamed(known.name, error), claimed=True))
-                else:
-                    if not self._side.returned(slot, returned):
-                        whole = check_result(known.name, returned)
-                        self._side.completed(slot, {"kind": "result", "result": whole})
+                await self._plain_item(slot, known, _own_copy(assignment["item"]), alone)
             else:
                 context = self._claimed_context(assignment, known)
                 result = await self._in_harness(known, context)
@@ -483,6 +476,26 @@ class _Loop:
             self._side.completed(slot, _failure(error, claimed=True))
         self._assignments.pop(slot, None)
         self._reported(slot)
+
+    async def _plain_item(
+        self, slot: int, known: _Seat, item: dict[str, Any], alone: Callable[[dict[str, Any]], Awaitable[object]]
+    ) -> None:
+        """Call the agent with a user's item, counted as the harness would count it (``stages.run_item``)."""
+        from mnemosyne.metrics import get_metrics_collector
+
+        metrics, number = get_metrics_collector(), str(item["id"])
+        metrics.start_work_item(number, known.agent_id, str(item["phase"]), role=str(item["role"]))
+        try:
+            returned = await alone(item)
+            whole = returned if self._side.returned(slot, returned) else check_result(known.name, returned)
+        except BaseException as error:
+            metrics.finish_work_item(number, success=False, error_type=type(error).__name__)
+            self._side.completed(slot, _failure(blamed(known.name, error), claimed=True))
+            return
+        if whole is not returned:
+            self._side.completed(slot, {"kind": "result", "result": cast("Json", whole)})
+        succeeded = bool(cast("Json", whole)["success"])
+        metrics.finish_work_item(number, success=succeeded, error_type=None if succeeded else "unsuccessful")
 
     def _claimed_context(self, assignment: Json, seat: _Seat) -> AgentContext:
         context = _context(assignment, seat, _Upcalls(self._side, self._mailbox, seat.host.id))
