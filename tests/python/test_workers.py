@@ -318,6 +318,8 @@ import os, time
 class Outside(AgentExecutionMixin):
     async def execute_work(self, work_dict):
         calls = Path(self.config["calls"])
+        while not calls.exists():  # all items are there, or one of them would have all the failures
+            await asyncio.sleep(0.01)
         with calls.open("a") as file:
             file.write("call\\n")
         call = len(calls.read_text().splitlines())
@@ -339,6 +341,7 @@ async def main():
             works.append(await orchestra.submit_work(WorkItem(
                 id=f"w-{number}", description="d", phase=Phase.PLAN_TO_ARTIFACTS, role=AgentRole.EXECUTOR,
                 timeout_seconds=2.0)))
+        Path(sys.argv[2]).touch()
         for work in works:
             await work.result()
         completed = 0
