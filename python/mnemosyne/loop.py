@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from mnemosyne import _core
 from mnemosyne.agents.agent_factory import make_agent
-from mnemosyne.agents.base_agent import blamed, check_result, uncounted, work_at_hand
+from mnemosyne.agents.base_agent import blamed, check_result, current_context, uncounted, work_at_hand
 from mnemosyne.eager import new_event_loop, start_task
 from mnemosyne.errors import (
     AgentUnavailable,
@@ -480,7 +480,7 @@ class _Loop:
     async def _plain_item(
         self, slot: int, known: _Seat, item: dict[str, Any], alone: Callable[[dict[str, Any]], Awaitable[object]]
     ) -> None:
-        """Call the agent with a user's item, counted as the harness would count it (``stages.run_item``)."""
+        """Call the agent with a plain item; counted, and its failure logged, as ``stages.run_item`` does."""
         from mnemosyne.metrics import get_metrics_collector
 
         metrics, number = get_metrics_collector(), str(item["id"])
@@ -489,8 +489,13 @@ class _Loop:
             returned = await alone(item)
             whole = returned if self._side.returned(slot, returned) else check_result(known.name, returned)
         except BaseException as error:
-            metrics.finish_work_item(number, success=False, error_type=type(error).__name__)
-            self._side.completed(slot, _failure(blamed(known.name, error), claimed=True))
+            to_blame = blamed(known.name, error)
+            metrics.finish_work_item(number, success=False, error_type=type(to_blame).__name__)
+            with contextlib.suppress(BaseException):  # what telling of it raises must not take its place
+                from mnemosyne.agents.stages import log_failure
+
+                log_failure(known.agent, current_context(), to_blame)
+            self._side.completed(slot, _failure(to_blame, claimed=True))
             return
         if whole is not returned:
             self._side.completed(slot, {"kind": "result", "result": cast("Json", whole)})

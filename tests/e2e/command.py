@@ -164,6 +164,19 @@ class Sandbox:
     def run(self, *arguments: str, cwd: Path | None = None, **environment: str) -> Finished:
         return self.start(*arguments, cwd=cwd, **environment).finished()
 
+    def run_python(self, program: str, seconds: float) -> subprocess.CompletedProcess[str]:
+        """Run a program that somebody could have copied from a page."""
+        (self.root / "example.py").write_text(program, "utf-8")
+        return subprocess.run(
+            [sys.executable, "example.py"],
+            cwd=self.root,
+            env=self.environment(MNEMOSYNE_STORE=str(self.store)),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
+
     def demo(self, *arguments: str) -> Finished:
         """Run the demo in this sandbox's workspace with ``--json``."""
         return self.run("demo", "--json", "--workspace", str(self.workspace), *arguments)

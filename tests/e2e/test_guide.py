@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,16 +14,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 @pytest.mark.parametrize(("number", "said"), [(0, "Hello, world"), (1, "3 words")])
 def test_a_block_of_the_guide_runs_as_printed(sandbox: Sandbox, number: int, said: str) -> None:
-    (sandbox.root / "example.py").write_text(f"import asyncio\n\n{BLOCKS[number]}\n\nasyncio.run(main())\n", "utf-8")
-    ran = subprocess.run(
-        [sys.executable, "example.py"],
-        cwd=sandbox.root,
-        env=sandbox.environment(MNEMOSYNE_STORE=str(sandbox.store)),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SECONDS,
-    )
+    ran = sandbox.run_python(f"import asyncio\n\n{BLOCKS[number]}\n\nasyncio.run(main())\n", SECONDS)
     assert (ran.returncode, ran.stdout.strip()) == (0, said), ran.stderr
 
 

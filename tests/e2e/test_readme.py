@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,16 +21,7 @@ def block(language: str) -> str:
 
 
 def test_the_python_example_runs_as_printed(sandbox: Sandbox) -> None:
-    (sandbox.root / "example.py").write_text(block("python"), "utf-8")
-    ran = subprocess.run(
-        [sys.executable, "example.py"],
-        cwd=sandbox.root,
-        env=sandbox.environment(MNEMOSYNE_STORE=str(sandbox.store)),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SECONDS,
-    )
+    ran = sandbox.run_python(block("python"), SECONDS)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines()[-1].startswith("done")
     sandbox.workspace = sandbox.root / "shop-project"

@@ -12,14 +12,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from mnemosyne import AgentExecutionMixin, AgentRole, AgentSpec, Orchestra
 from mnemosyne.agents.base_agent import working_on
 from mnemosyne.agents.context import AgentContext
 from mnemosyne.errors import EnvironmentProblem, InvalidInput
 from mnemosyne.logging_config import configure_logging, get_logger, log_context, stop_logging
 from mnemosyne.models import Phase, WorkItem
 from mnemosyne.redaction import hide_secret
+from pydantic import SecretStr
 
 KEY = "canary-77aa66bb55cc44dd33ee"
 
@@ -236,6 +239,30 @@ async def test_a_programs_own_handlers_see_rusts_lines_one_for_each_change(caplo
         {"role": "reviewer"},
     )
     assert record.getMessage().startswith("the role is degraded: ")
+
+
+class Stumbles(AgentExecutionMixin):
+    stones: ClassVar[list[int]] = [1]
+
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        if self.stones:
+            self.stones.pop()
+            raise RuntimeError("a stone in the way")
+        return {"success": True}
+
+
+async def test_a_users_item_whose_agent_raises_leaves_a_box_about_it_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    agents = {AgentRole.EXECUTOR: AgentSpec(source=Stumbles)}
+    item = WorkItem(id="w-stone", description="d", phase=Phase.PLAN_TO_ARTIFACTS, role=AgentRole.EXECUTOR)
+    async with Orchestra(store=tmp_path / "store.db", agents=agents, api_key=SecretStr("none")) as orchestra:
+        assert (await (await orchestra.submit_work(item)).result()).success
+    [record] = [record for record in caplog.records if record.name == "mnemosyne.agents" and record.exc_info]
+    box = record.getMessage()
+    assert "a stone in the way" in box
+    assert "Troubleshooting" in box
+    assert "w-stone" in box
 
 
 def test_nothing_is_kept_of_a_process_that_ends(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mnemosyne.guard import Guard
     from mnemosyne.workspace import FileChange, Workspace
 
-__all__ = ["Services", "run_item"]
+__all__ = ["Services", "log_failure", "run_item"]
 
 Json = dict[str, JsonValue]
 
@@ -100,7 +100,7 @@ async def run_item(agent: AgentExecutionMixin | None, context: AgentContext, ser
         except BaseException as error:
             metrics.finish_work_item(item.id, success=False, error_type=type(error).__name__)
             with contextlib.suppress(BaseException):  # what telling of it raises must not take its place
-                _log_failure(agent, context, error)
+                log_failure(agent, context, error)
             raise
         succeeded = bool(result["success"])
         metrics.finish_work_item(item.id, success=succeeded, error_type=None if succeeded else "unsuccessful")
@@ -108,7 +108,8 @@ async def run_item(agent: AgentExecutionMixin | None, context: AgentContext, ser
     return result
 
 
-def _log_failure(agent: AgentExecutionMixin | None, context: AgentContext, error: BaseException) -> None:
+def log_failure(agent: AgentExecutionMixin | None, context: AgentContext, error: BaseException) -> None:
+    """Log what an item ended with: as a box of advice, where it is somebody's error."""
     if isinstance(error, Fenced | ModelParked | asyncio.CancelledError) or not isinstance(error, Exception):
         _log.warning("%s was left: %s: %s", context.kind, type(error).__name__, error)
     elif _log.isEnabledFor(logging.ERROR):

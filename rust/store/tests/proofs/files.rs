@@ -14,7 +14,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
 }
 
-fn item(id: &str, description: &str) -> WorkItem {
+pub(crate) fn item(id: &str, description: &str) -> WorkItem {
     WorkItem {
         id: id.to_owned(),
         description: description.to_owned(),

@@ -2,7 +2,8 @@
 //! when it wakes up it finds every door closed (**FENCE-1**, **ONCE-1**).
 
 use crate::checker::{Acknowledged, check, result};
-use mnemosyne_core::{AgentRole, ItemState, Phase, ProblemKind, WorkItem};
+use crate::files::item;
+use mnemosyne_core::{AgentRole, ItemState, ProblemKind};
 use mnemosyne_store::{ClaimRequest, Completion, SqliteStore, Store};
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
@@ -53,19 +54,7 @@ fn once_1_a_process_that_stood_still_longer_than_its_leases_is_fenced() {
     let store = SqliteStore::open(&path).unwrap();
     let mut acknowledged = Vec::new();
     for number in 0..ITEMS {
-        let item = WorkItem {
-            id: format!("i-{number}"),
-            description: "something".into(),
-            phase: Phase::PlanToArtifacts,
-            role: AgentRole::Executor,
-            priority: 5,
-            depends_on: Vec::new(),
-            file_scope: Vec::new(),
-            context: serde_json::Map::new(),
-            timeout_seconds: 60.0,
-            attempt: 1,
-        };
-        let item = runtime.block_on(store.submit_item(item, None)).unwrap();
+        let item = runtime.block_on(store.submit_item(item(&format!("i-{number}"), "something"), None)).unwrap();
         acknowledged.push(Acknowledged::Submitted { item, depends_on: Vec::new() });
     }
     let mut child = Command::new(std::env::current_exe().unwrap())
