@@ -72,7 +72,7 @@ def test_a_failing_item_is_traced_from_its_claim_to_its_verdict_by_its_id(sandbo
     assert "RuntimeError: the executor lost its way" in box["exception"]
     assert "mnemosyne retry" in box["message"]
     assert [line["epoch"] for line in mine if line["message"].startswith("work_started")] == [1, 2]
-    turns = [line for line in lines if line["message"].startswith("turn turn")]
+    turns = [line for line in lines if line["message"].startswith("turn (step")]
     assert any("failed" in line["message"] and line["level"] == "WARNING" for line in turns), "the overload"
     assert any("tokens in" in line["message"] for line in turns)
 

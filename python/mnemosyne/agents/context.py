@@ -270,6 +270,7 @@ class AgentContext:
         assert isinstance(number, dict)
         was_interrupted, records.newest_unfinished = records.newest_unfinished, False
         mine: dict[str, JsonValue] = {"attempt": self.attempt, "number": number["number"]}
+        what = kind if kind == name else f"{kind} {name}"
         try:
             if was_interrupted and interrupted is not None:
                 output, usage = await interrupted(), None
@@ -281,12 +282,12 @@ class AgentContext:
             said = getattr(error, "detail", None)
             await self._call("step_fail", **mine, error=_text(error), usage=_spent(error), detail=said)
             self._count(getattr(error, "usage", None))
-            _log.warning("%s %s (step %s) failed: %s", kind, name, number["number"], _text(error))
+            _log.warning("%s (step %s) failed: %s", what, number["number"], _text(error))
             raise
         await self._call("step_finish", **mine, output=output, usage=_dumped(usage), detail=_tool_error(kind, output))
         self._count(usage)
         used = f", {usage.input_tokens} tokens in, {usage.output_tokens} out" if usage is not None else ""
-        _log.info("%s %s (step %s) done%s", kind, name, number["number"], used)
+        _log.info("%s (step %s) done%s", what, number["number"], used)
         return output
 
     async def recorded(self, name: str, *, input: JsonValue) -> bool:
