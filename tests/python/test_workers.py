@@ -420,9 +420,9 @@ async def test_kill_1_cancel_of_a_run_ends_all_that_its_items_had_started(store:
         run = await opened.submit(Plan(tasks=tasks), workspace=workspace)
         # One of them has started its command outside of the guard and hangs.
         await until(lambda: len(processes(marker)) == LIVE_ITEMS, 120, "all items under way")
+        await until(lambda: Path(f"{begun}.hangs").exists(), 20, "the hang")
         assert len(begun.read_text().splitlines()) == LIVE_ITEMS
         [hanging] = [int(pid) for pid in begun.read_text().splitlines()[:1]]
-        await asyncio.sleep(0)
         began = time.monotonic()
         await run.cancel()
         await until(lambda: not processes(marker) and not alive(hanging), 20)

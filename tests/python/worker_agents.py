@@ -143,6 +143,8 @@ class Burns(AgentExecutionMixin):
             subprocess.Popen(["sleep", str(marker)])
             while len(Path(begun).read_text().splitlines()) < int(str(self.config["items"])):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
+            # Written without a step of the loop before the hang: a cancel that comes after this file finds it hanging.
+            Path(f"{begun}.hangs").touch()
             hang_in_c()
         assert self.context.tools is not None
         await self.context.tools.run("run_command", {"command": f"exec sleep {marker}"})
