@@ -86,6 +86,16 @@ test-pythons: build ## the bridge's tests, from one wheel, on every Python of PY
 	$(VENV)/bin/maturin build --release --quiet --out target/pythons/wheels
 	@tests/pythons.sh target/pythons/wheels/*.whl $(PYTHONS)
 
+# Programs that the tests of kept keys talk to; without them these tests are skipped, with this reason.
+KEYCHAIN := gnome-keyring-daemon dbus-run-session age
+
+.PHONY: keychain
+keychain: ## install what the tests of kept keys talk to, as root and by apt-get: gnome-keyring, dbus, age
+	@for program in $(KEYCHAIN); do command -v $$program > /dev/null || missing="$$missing $$program"; done; \
+	test -z "$$missing" || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+	  apt-get -qq install --yes --no-install-recommends gnome-keyring dbus-daemon age > /dev/null; } || \
+	  echo "not installed:$$missing; what needs them will be skipped"
+
 VOICES := $(CURDIR)/target/voices
 AIMOCK := @copilotkit/aimock@^1.43.0
 # What others wrote and what this machine can run; the agent SDK is 365 MB and is asked for by name.

@@ -211,8 +211,8 @@ _BY_KIND: Mapping[str, _Advice] = {
         ("the message names the path and the value that cannot be used",), ("correct it and submit again",)
     ),
     "credential": _Advice(
-        ("is the key in the environment of this process, and is it the one for this server?",),
-        ("export ANTHROPIC_API_KEY=..., or --api-key-file FILE", "mnemosyne resume RUN"),
+        ("mnemosyne secrets status: which key is used, and is it the one for this server?",),
+        ("mnemosyne config set-key, or export ANTHROPIC_API_KEY=..., or --api-key-file FILE", "mnemosyne resume RUN"),
     ),
     "store": _Advice(
         ("is the disk full, and may this user write the store's folder?",),

@@ -45,7 +45,7 @@ from mnemosyne.errors import (
     ModelRefused,
 )
 from mnemosyne.mailbox import Mailbox, keep_exception
-from mnemosyne.redaction import redact
+from mnemosyne.redaction import hide_secret, redact
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -97,10 +97,13 @@ def _key_of(value: _Kept, kept: dict[str, _Kept], prefix: str) -> str:
 
 
 def _revealed(config: Json) -> Json:
+    """Return a configuration with its secrets; from now on this process says none of them."""
     shown: Json = {}
     for key, value in config.items():
         name = value.get("$secret") if isinstance(value, dict) else None
         shown[key] = _hidden.get(name) if isinstance(name, str) else value
+        if (key == "api_key" or name is not None) and isinstance(secret := shown[key], str):
+            hide_secret(secret)
     return shown
 
 
@@ -398,7 +401,7 @@ class _Loop:
         except EnvironmentProblem as error:  # the guard died, and took the process with it
             self._side.exited(number, None, str(error))
         else:
-            self._side.exited(number, result.exit_code, result.output)
+            self._side.exited(number, result.exit_code, redact(result.output))
 
     async def _stop(self, ticket: int, seat: int) -> None:
         found = self._seats.pop(seat, None)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal, Self, cast
 from pydantic import JsonValue, SecretStr
 
 from mnemosyne.bridge import EVENTS_AT_A_TIME, AgentSpec, ClaudeAgentBridge, SupervisorSpec, as_spec
-from mnemosyne.config.secrets import resolve_api_key
+from mnemosyne.config.secrets import ApiKey, SecretsManager, key_in
 from mnemosyne.config.settings import check_base_url, default_store, state_directory
 from mnemosyne.errors import (
     AgentError,
@@ -82,7 +82,7 @@ class Orchestra:
         agents: Specifications by role; a role without one gets its own agent.
         model: Model id for all roles; None is each role's default, ``"demo"`` the offline demo model.
         base_url: A server that speaks the Messages API; None is Anthropic's.
-        api_key: The key; None is looked for in the environment.
+        api_key: The key; None is looked for (:mod:`mnemosyne.config.secrets`), before the first agent starts.
         max_concurrent: Agents of each role that works on tasks.
         supervisors: How agents of a role are restarted; a role without one gets a pool with 5 restarts in 300 s.
         durability: What an acknowledgement survives. ``"power-safe"``: the loss of power. ``"crash-safe"``: the end of
@@ -128,7 +128,7 @@ class Orchestra:
     async def __aenter__(self) -> Self:
         from mnemosyne import _core, worker
 
-        key = self._key or resolve_api_key(None, self._base_url, self._model)
+        key = await asyncio.to_thread(self._resolve_key)
         store = await _open(self._store, crash_safe=self._crash_safe)
         if orphans := await asyncio.to_thread(worker.sweep, state_directory(self._store)):
             text = "%d processes that an earlier mnemosyne had left behind were ended"
@@ -178,7 +178,13 @@ class Orchestra:
         base_url, self._server = await start_server(guard.shared())
         return base_url
 
-    def _role(self, role: AgentRole, base_url: str | None, key: SecretStr | None) -> Json:
+    def _resolve_key(self) -> ApiKey:
+        if isinstance(self._key, ApiKey):  # the command line's, which knows its source
+            return self._key
+        given = key_in({"api_key": self._key}, "api_key of the Orchestra")
+        return given or SecretsManager(None, self._base_url, self._model).resolve()
+
+    def _role(self, role: AgentRole, base_url: str | None, key: ApiKey) -> Json:
         from mnemosyne import loop
 
         spec = as_spec(role, self._specs.get(role))
@@ -188,7 +194,10 @@ class Orchestra:
         # Never half of each: our key must not go to a server that only this agent names (SECRET-1).
         if "base_url" not in own and "api_key" not in own:
             shared["base_url"] = base_url
-            if key is not None:
+            shared["key_source"] = key.source
+            if key.profile is not None:
+                shared["profile"] = key.profile
+            else:
                 shared["api_key"] = loop.hide(key.get_secret_value())
         wire["config"] = {**shared, **own}
         default = 1 if role is AgentRole.ORCHESTRATOR else self._max_concurrent

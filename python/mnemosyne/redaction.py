@@ -10,9 +10,12 @@ from __future__ import annotations
 import re
 import threading
 
-__all__ = ["HIDDEN", "hide_secret", "redact"]
+__all__ = ["HIDDEN", "NO_KEY", "hide_secret", "redact"]
 
 HIDDEN = "[hidden]"
+NO_KEY = "mnemosyne-no-key"
+"""Sent to a server that the user named without a key: servers on one's own machine want a header, any header. It is no
+secret, and its pieces are our own name."""
 _PIECE = 8
 """Characters of a secret that tell too much of it."""
 
@@ -42,7 +45,7 @@ def hide_secret(value: str) -> None:
     Called where a key is resolved, before anything could be said about it.
     """
     global _pieces
-    if len(value) < _PIECE:
+    if len(value) < _PIECE or value == NO_KEY:
         return
     with _lock:
         _pieces = _pieces | {value[at : at + _PIECE] for at in range(len(value) - _PIECE + 1)}

@@ -24,7 +24,7 @@ SECONDS = 120.0
 """Deadline for one command. Far more than it takes: a slow machine must not fail a test, a hang must."""
 
 _PACKAGES = str(Path(mnemosyne.__file__).resolve().parents[1])
-_PRIVATE = ("ANTHROPIC_", "MNEMOSYNE_", "PYTHON", "XDG_")
+_PRIVATE = ("ANTHROPIC_", "DBUS_", "MNEMOSYNE_", "PYTHON", "XDG_")
 
 Line = dict[str, Any]
 
@@ -149,7 +149,8 @@ class Sandbox:
     def environment(self, **more: str) -> dict[str, str]:
         """The environment without anything that would change what the command does, and with the mark."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE)}
-        return {**kept, "PYTHONPATH": _PACKAGES, "NO_PROXY": "127.0.0.1", "MNEMOSYNE_TEST_MARK": self.mark, **more}
+        own = {"PYTHONPATH": _PACKAGES, "XDG_CONFIG_HOME": str(self.root / "config"), "NO_PROXY": "127.0.0.1"}
+        return {**kept, **own, "MNEMOSYNE_TEST_MARK": self.mark, **more}
 
     def command(self, *arguments: str) -> list[str]:
         """The words of a command on this sandbox's store."""

@@ -9,14 +9,21 @@ from pathlib import Path
 
 import pytest
 from mnemosyne.config import secrets
-from mnemosyne.config.secrets import NO_KEY, provide, resolve_api_key
+from mnemosyne.config.secrets import NO_KEY, SecretsManager, provide
 from mnemosyne.config.settings import check_base_url, default_store, interpreter, state_directory
 from mnemosyne.errors import EnvironmentProblem, InvalidInput, MissingCredential
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "MNEMOSYNE_STORE", "XDG_STATE_HOME", "MNEMOSYNE_PYTHON"):
+    for name in (
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_AUTH_TOKEN",
+        "ANTHROPIC_BASE_URL",
+        "MNEMOSYNE_STORE",
+        "XDG_STATE_HOME",
+        "MNEMOSYNE_PYTHON",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -33,7 +40,7 @@ def shown(key: object) -> str:
 
 def test_the_file_wins_over_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-from-the-environment")
-    key = resolve_api_key(key_file(tmp_path), None, None)
+    key = SecretsManager(key_file(tmp_path), None, None).resolve()
     assert key is not None
     assert key.get_secret_value() == "sk-from-the-file"
     assert "sk-" not in shown(key)
@@ -41,9 +48,9 @@ def test_the_file_wins_over_the_environment(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_key_wins_over_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "a-token")
-    token = resolve_api_key(None, None, None)
+    token = SecretsManager(None, None, None).resolve()
     monkeypatch.setenv("ANTHROPIC_API_KEY", "a-key")
-    key = resolve_api_key(None, None, None)
+    key = SecretsManager(None, None, None).resolve()
     assert token is not None
     assert key is not None
     assert (token.get_secret_value(), key.get_secret_value()) == ("a-token", "a-key")
@@ -55,10 +62,10 @@ def test_the_key_of_an_embedding_program_comes_after_the_file_and_before_the_env
     monkeypatch.setattr(secrets, "_provided", None)
     monkeypatch.setenv("ANTHROPIC_API_KEY", "of-the-environment")
     provide("of-the-program\n")
-    assert resolve_api_key(None, None, None).get_secret_value() == "of-the-program"
-    assert resolve_api_key(None, "http://127.0.0.1:8080", None).get_secret_value() == "of-the-program"
-    assert resolve_api_key(key_file(tmp_path), None, None).get_secret_value() != "of-the-program"
-    assert resolve_api_key(None, None, "demo").get_secret_value() == NO_KEY
+    assert SecretsManager(None, None, None).resolve().get_secret_value() == "of-the-program"
+    assert SecretsManager(None, "http://127.0.0.1:8080", None).resolve().get_secret_value() == "of-the-program"
+    assert SecretsManager(key_file(tmp_path), None, None).resolve().get_secret_value() != "of-the-program"
+    assert SecretsManager(None, None, "demo").resolve().get_secret_value() == NO_KEY
 
 
 @pytest.mark.parametrize("key", ["", " \n", "two words", "two\nlines", "schlüssel"])
@@ -73,7 +80,7 @@ def test_secret_1_what_an_embedding_program_gives_is_a_key_or_refused_and_not_qu
 
 
 def test_a_named_server_without_a_key_gets_a_fixed_one() -> None:
-    key = resolve_api_key(None, "http://127.0.0.1:8080", None)
+    key = SecretsManager(None, "http://127.0.0.1:8080", None).resolve()
     assert key is not None
     assert key.get_secret_value() == NO_KEY == "mnemosyne-no-key"
 
@@ -81,14 +88,14 @@ def test_a_named_server_without_a_key_gets_a_fixed_one() -> None:
 def test_the_demo_model_never_gets_the_key_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-real")
     for url in (None, "http://127.0.0.1:8080"):
-        key = resolve_api_key(None, url, "demo")
+        key = SecretsManager(None, url, "demo").resolve()
         assert key is not None
         assert key.get_secret_value() == NO_KEY
 
 
 def test_no_key_at_all_says_what_can_be_done() -> None:
     with pytest.raises(MissingCredential) as raised:
-        resolve_api_key(None, None, None)
+        SecretsManager(None, None, None).resolve()
     assert raised.value.code == "MN-0201"
     for way in ("ANTHROPIC_API_KEY", "--base-url", "mnemosyne demo"):
         assert way in raised.value.hint
@@ -97,14 +104,14 @@ def test_no_key_at_all_says_what_can_be_done() -> None:
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o620])
 def test_a_key_file_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
     with pytest.raises(EnvironmentProblem, match="read by others") as raised:
-        resolve_api_key(key_file(tmp_path, mode=mode), None, None)
+        SecretsManager(key_file(tmp_path, mode=mode), None, None).resolve()
     assert "chmod 600" in raised.value.hint
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "two words", "line one\nline two", "kéy", "x" * 20_000])
 def test_a_key_file_without_exactly_one_key_is_refused_and_not_quoted(tmp_path: Path, text: str) -> None:
     with pytest.raises(InvalidInput, match="cannot be used") as raised:
-        resolve_api_key(key_file(tmp_path, text), None, None)
+        SecretsManager(key_file(tmp_path, text), None, None).resolve()
     assert not text.strip() or text.strip()[:6] not in raised.value.format()
 
 
@@ -113,7 +120,7 @@ def test_a_key_file_that_is_missing_or_no_file_is_refused(tmp_path: Path, monkey
     os.mkfifo(tmp_path / "pipe", 0o600)
     for file in (tmp_path / "missing", tmp_path, tmp_path / "pipe"):
         with pytest.raises(InvalidInput):
-            resolve_api_key(file, None, None)
+            SecretsManager(file, None, None).resolve()
 
 
 def test_the_store_is_in_the_state_directory_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

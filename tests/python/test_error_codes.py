@@ -26,7 +26,7 @@ from mnemosyne.agents.context import AgentContext, LocalUpcalls
 from mnemosyne.cli import explain, kill, main
 from mnemosyne.cli.options import new_parser
 from mnemosyne.config import settings
-from mnemosyne.config.secrets import resolve_api_key
+from mnemosyne.config.secrets import SecretsManager
 from mnemosyne.errors import EnvironmentProblem, MnemosyneError, from_wire
 from mnemosyne.guard import Guard
 from mnemosyne.llm import client
@@ -237,12 +237,12 @@ def test_the_interpreter_that_is_named_or_looked_for_is_not_there(monkeypatch: p
 
 def test_a_key_file_that_is_not_there_or_open_to_others(tmp_path: Path) -> None:
     with raises("MN-0151"):
-        resolve_api_key(tmp_path / "nowhere", None, None)
+        SecretsManager(tmp_path / "nowhere", None, None).resolve()
     key = tmp_path / "key"
     key.write_text("a-key-of-mine")
     key.chmod(0o640)
     with raises("MN-0251"):
-        resolve_api_key(key, None, None)
+        SecretsManager(key, None, None).resolve()
 
 
 def test_a_role_that_does_not_exist() -> None:

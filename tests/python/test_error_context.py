@@ -59,7 +59,7 @@ PARKED = ModelParked("wait", failure="overloaded", seconds=300.0)
 @pytest.mark.parametrize(
     ("error", "phase", "looked_at", "done"),
     [
-        (MissingCredential("no key"), None, "in the environment", "export ANTHROPIC_API_KEY"),
+        (MissingCredential("no key"), None, "mnemosyne secrets status", "export ANTHROPIC_API_KEY"),
         (ModelError("bad answer"), Phase.PROMPT_TO_SPEC, "does the prompt say", "orchestrate @FILE"),
         (ModelError("bad answer"), Phase.FULL_SPEC_TO_PLAN, "wrong with the plan", "--plan FILE"),
         (ModelError("bad answer"), Phase.PLAN_TO_ARTIFACTS, "--conversation t1", "mnemosyne retry r-7f3a t1"),

@@ -519,9 +519,10 @@ def test_secret_1_an_agent_that_names_its_own_server_does_not_get_the_key_of_the
     theirs = AgentSpec(source=Echo, config={"base_url": "http://127.0.0.1:9"})
     opened = Orchestra(store=store, agents={AgentRole.EXECUTOR: theirs}, api_key=SecretStr("sk-canary-0123456789"))
     configs = {
-        role: opened._role(role, None, SecretStr("sk-canary-0123456789"))["spec"]["config"]  # type: ignore[index, call-overload]
+        role: opened._role(role, None, opened._resolve_key())["spec"]["config"]  # type: ignore[index, call-overload]
         for role in AgentRole
     }
     assert "api_key" not in configs[AgentRole.EXECUTOR]
     assert "api_key" in configs[AgentRole.REVIEWER]
+    assert configs[AgentRole.REVIEWER]["key_source"] == "api_key of the Orchestra"
     assert "canary" not in str(configs)

@@ -61,6 +61,10 @@ def test_a_refused_key(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
         in_the_page(first_line(capsys, "orchestrate", "do it", *flags, exit_code=3))
 
 
+def test_a_keychain_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    in_the_page(first_line(capsys, "secrets", "init", "--to", "keychain", exit_code=3))
+
+
 def test_an_open_key_file(capsys: pytest.CaptureFixture[str]) -> None:
     Path("key").write_text("a-key-of-mine")
     Path("key").chmod(0o644)

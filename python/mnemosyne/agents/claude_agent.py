@@ -29,7 +29,7 @@ class ClaudeAgent(AgentExecutionMixin):
 
         Never half of each: the user's key must not go to a server that somebody else named (SECRET-1).
         """
-        if "base_url" in self.config or "api_key" in self.config:
+        if any(name in self.config for name in ("base_url", "api_key", "profile")):
             return self.config
         return {**self.context.config, **self.config}
 

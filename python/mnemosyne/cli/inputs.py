@@ -175,12 +175,12 @@ def read_budget(options: Options, model: str | None) -> Budget | None:
 
 
 def read_key(file: Path | None, base_url: str | None, model: str | None) -> SecretStr | None:
-    """Return the key of ``--api-key-file``; None where there is none, and the environment is asked later."""
+    """Return the key of ``--api-key-file``; None where there is none, and it is looked for later."""
     if file is None:
         return None
-    from mnemosyne.config.secrets import resolve_api_key
+    from mnemosyne.config.secrets import SecretsManager
 
-    return resolve_api_key(file, base_url, model)
+    return SecretsManager(file, base_url, model).resolve()
 
 
 def _read_text(what: str, source: str, most: int) -> str:

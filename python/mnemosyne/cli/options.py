@@ -6,10 +6,11 @@ import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from mnemosyne.errors import InvalidInput
 from mnemosyne.names import AgentRole
+from mnemosyne.redaction import hide_secret
 
 if TYPE_CHECKING:
     from typing import Never
@@ -79,6 +80,8 @@ class Options(argparse.Namespace):
     role: str | None = None
     size: int | None = None
     item: str | None = None
+    key: str | None = None
+    to_place: Literal["keychain", "file"] | None = None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -86,6 +89,9 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Never:
         raise _usage(message, self.prog)
+
+
+_Verbs: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 
 class _Version(argparse.Action):
@@ -105,6 +111,16 @@ def parse(arguments: Sequence[str]) -> Options:
         InvalidInput: It cannot be understood (MN-0115).
         SystemExit: After ``--help`` and ``--version``.
     """
+    try:
+        return _parsed(arguments)
+    except InvalidInput:
+        if "set-key" in arguments:  # what it quotes may be a key (SECRET-1)
+            for word in arguments:
+                hide_secret(word)
+        raise
+
+
+def _parsed(arguments: Sequence[str]) -> Options:
     options, unknown = new_parser().parse_known_args(arguments, Options())
     if unknown:
         raise _usage(f"unrecognized arguments: {' '.join(unknown)}", options.command)
@@ -149,6 +165,8 @@ def new_parser() -> _Parser:
     _dead(verb("dead", "dead:listed", "list the items that took their agents down too often"), common)
     _demo(verb("demo", "demo:demo", "run the offline demo: no key, no network, no cost"), common)
     _doctor(verb("doctor", "doctor:doctor", "check that everything is there which a run needs"))
+    _secrets(verb("secrets", "secrets:status", "say where keys are kept; begin, replace or clear what is kept"), common)
+    _config(verb("config", "secrets:show_key", "keep, show the source of, or forget the key of a server"), common)
     verb("stats", "stats:stats", "add up what the store has seen: claims, tasks, reviews, tokens, cost")
     text = "print what makes a shell complete verbs and flags"
     verb("completion", "completion:completion", text).add_argument("shell", choices=SHELLS, help="which shell")
@@ -261,7 +279,7 @@ def _events(parser: _Parser) -> None:
 
 def _doctor(parser: _Parser) -> None:
     parser.add_argument("--base-url", metavar="URL", help="connect to this server too")
-    parser.add_argument("--api-key-file", type=_path, metavar="F", help="the key file that a run would be given")
+    _key_file(parser)
 
 
 def _explain(parser: _Parser) -> None:
@@ -309,6 +327,43 @@ def _store(parser: _Parser, common: _Parser) -> None:
     prune.add_argument(
         "--older-than", type=_whole(0, 36_500), metavar="DAYS", help="what ended so many days ago (default: 30)"
     )
+
+
+def _secrets(parser: _Parser, common: _Parser) -> None:
+    verbs = parser.add_subparsers(metavar="init|status|rotate|clear", title="commands", required=True)
+    init = _secret(verbs, common, "secrets", "init", "choose where keys are kept, and keep one")
+    init.add_argument(
+        "--to",
+        dest="to_place",
+        choices=("keychain", "file"),
+        help="the OS keychain, or a file encrypted with age (default: the keychain, if it answers)",
+    )
+    _key_file(_secret(verbs, common, "secrets", "status", "list the places where a key may be, and which one is used"))
+    _secret(verbs, common, "secrets", "rotate", "put a new key in the place of the kept one; encrypt the age file anew")
+    _secret(verbs, common, "secrets", "clear", "forget all keys that are kept, of all servers")
+
+
+def _config(parser: _Parser, common: _Parser) -> None:
+    verbs = parser.add_subparsers(metavar="set-key|show-key|unset-key", title="commands", required=True)
+    text = "keep a key, which is asked for, or read from stdin"
+    key = _secret(verbs, common, "config", "set-key", text)
+    key.add_argument(
+        "key", nargs="?", metavar="KEY", help="not recommended: others can see it in the list of processes"
+    )
+    _key_file(_secret(verbs, common, "config", "show-key", "say where the key comes from; the key is never shown"))
+    _secret(verbs, common, "config", "unset-key", "forget the key that is kept for a server")
+
+
+def _secret(verbs: _Verbs, common: _Parser, group: str, name: str, text: str) -> _Parser:
+    added = _strict(verbs.add_parser(name, parents=[common], help=text, description=_sentence(text)))
+    handler = f"mnemosyne.cli.secrets:{name.replace('-', '_')}"
+    added.set_defaults(handler=handler, command=f"mnemosyne {group} {name}")
+    added.add_argument("--base-url", metavar="URL", help="whose key (default: ANTHROPIC_BASE_URL, else Anthropic's)")
+    return added
+
+
+def _key_file(parser: _Parser) -> None:
+    parser.add_argument("--api-key-file", type=_path, metavar="F", help="the key file that a run would be given")
 
 
 def _faults(parser: _Parser) -> None:

@@ -22,7 +22,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mnemosyne.config.secrets import key_source, resolve_api_key
+from mnemosyne.config.secrets import SecretsManager
 from mnemosyne.config.settings import check_base_url
 from mnemosyne.errors import MnemosyneError
 
@@ -98,10 +98,9 @@ def check_sdk() -> Check:
 def check_key(file: Path | None = None, base_url: str | None = None) -> Check:
     """Say where the key comes from."""
     try:
-        resolve_api_key(file, base_url, None)
+        source = SecretsManager(file, base_url).resolve().source
     except MnemosyneError as problem:
         return Check("API key", False, problem.message, problem.hint)
-    source = str(file) if file is not None else key_source()
     return Check("API key", True, f"from {source}" if source else "none is needed for a server of your own")
 
 

@@ -12,7 +12,10 @@ from urllib.parse import urlsplit
 
 from mnemosyne.errors import EnvironmentProblem, InvalidInput
 
-__all__ = ["check_base_url", "default_store", "interpreter", "state_directory"]
+__all__ = ["ANTHROPIC", "check_base_url", "config_directory", "default_store", "interpreter", "state_directory"]
+
+ANTHROPIC = "https://api.anthropic.com"
+"""The server where none is named."""
 
 _INTERPRETER_NAME = re.compile(r"(python|pypy)[0-9.]*[a-z]?(\.exe)?", re.IGNORECASE)
 
@@ -25,10 +28,18 @@ def default_store() -> Path:
     named = os.environ.get("MNEMOSYNE_STORE")
     if named:
         return Path(named).expanduser().absolute()
+    return _xdg("XDG_STATE_HOME", ".local/state") / "mnemosyne" / "store.db"
+
+
+def config_directory() -> Path:
+    """Return the folder for what a user sets and keeps: ``mnemosyne`` in the XDG configuration directory."""
+    return _xdg("XDG_CONFIG_HOME", ".config") / "mnemosyne"
+
+
+def _xdg(variable: str, default: str) -> Path:
     # The XDG specification says that a relative path is invalid and has to be ignored.
-    state_home = os.environ.get("XDG_STATE_HOME", "")
-    base = Path(state_home) if os.path.isabs(state_home) else Path.home() / ".local" / "state"
-    return base / "mnemosyne" / "store.db"
+    named = os.environ.get(variable, "")
+    return Path(named) if os.path.isabs(named) else Path.home() / default
 
 
 def state_directory(store: Path) -> Path:

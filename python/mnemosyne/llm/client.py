@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
-from pydantic import JsonValue, SecretStr
+from pydantic import JsonValue
 
-from mnemosyne.config.secrets import resolve_api_key
-from mnemosyne.config.settings import check_base_url
+from mnemosyne.config.secrets import ApiKey, SecretsManager, key_in
+from mnemosyne.config.settings import ANTHROPIC, check_base_url
 from mnemosyne.errors import EnvironmentProblem, InvalidInput, MissingCredential
 from mnemosyne.llm.failures import Failure
 from mnemosyne.llm.reset import seconds_until_reset
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "prefetch"]
 
-_ANTHROPIC = "https://api.anthropic.com"
 _CONNECT_SECONDS = 10.0
 FIRST_BYTE_SECONDS = 300.0
 """Before anything of the answer has come: a small local model can take minutes over a long prompt."""
@@ -73,8 +72,9 @@ class Client:
     """The way to one server for one agent; the connection is opened by the first request.
 
     Args:
-        config: ``base_url`` and ``api_key`` (text or ``SecretStr``); without a key the environment is asked. Other keys
-            are left alone.
+        config: ``base_url``, and ``api_key`` (text or ``SecretStr``) or ``profile`` with ``key_source``, its source;
+            without a key it is looked for (:class:`~mnemosyne.config.secrets.SecretsManager`). Other keys are left
+            alone.
     """
 
     def __init__(self, config: Mapping[str, JsonValue]) -> None:
@@ -84,8 +84,8 @@ class Client:
                 "base_url is not text", code="MN-0111", hint="for example base_url='http://127.0.0.1:8080'"
             )
         self._named_url = named or os.environ.get("ANTHROPIC_BASE_URL") or None
-        self.base_url = check_base_url(self._named_url or _ANTHROPIC)
-        self._key = _secret(config.get("api_key"))
+        self.base_url = check_base_url(self._named_url or ANTHROPIC)
+        self._key: ApiKey | None = key_in(config)
         self._model = config.get("model")
         self._sdk: AsyncAnthropic | None = None
 
@@ -95,7 +95,7 @@ class Client:
     @property
     def is_anthropic(self) -> bool:
         """Whether it is Anthropic's own server, which knows more of the API than others do."""
-        return self.base_url == _ANTHROPIC
+        return self.base_url == ANTHROPIC
 
     async def send(self, body: dict[str, JsonValue], began: Callable[[], None] = lambda: None) -> Turn:
         """Send ``body`` once and return the complete answer.
@@ -130,6 +130,8 @@ class Client:
             raise stalled(f"no byte of the answer came for {FIRST_BYTE_SECONDS:g} s") from error
         except (httpx2.HTTPError, httpx2.StreamError) as error:
             raise cut(type(error).__name__) from error
+        except anthropic.CredentialsError as error:
+            self._raise_refused(type(error).__name__)
         except anthropic.AnthropicError as error:
             raise malformed(type(error).__name__) from error
 
@@ -201,7 +203,7 @@ class Client:
         if self._sdk is None:
             if self._key is None:
                 model = self._model if isinstance(self._model, str) else None
-                self._key = resolve_api_key(None, self._named_url, model)
+                self._key = await asyncio.to_thread(SecretsManager(None, self._named_url, model).resolve)
             self._sdk = await asyncio.to_thread(self._make)
         return self._sdk
 
@@ -213,13 +215,18 @@ class Client:
         timeout = httpx2.Timeout(FIRST_BYTE_SECONDS, connect=_CONNECT_SECONDS)
         direct = httpx2.AsyncClient(trust_env=False, timeout=timeout) if _is_loopback(self.base_url) else None
         assert self._key is not None
-        return anthropic.AsyncAnthropic(
-            api_key=self._key.get_secret_value(),
-            base_url=self.base_url,
-            max_retries=0,
-            timeout=timeout,
-            http_client=direct,
-        )
+        profile = self._key.profile
+        try:
+            return anthropic.AsyncAnthropic(
+                api_key=None if profile else self._key.get_secret_value(),
+                profile=profile,
+                base_url=self.base_url,
+                max_retries=0,
+                timeout=timeout,
+                http_client=direct,
+            )
+        except anthropic.AnthropicError as error:  # the profile cannot be used
+            self._raise_refused(type(error).__name__)
 
     def _raise_status(self, error: APIStatusError) -> NoReturn:
         status = error.status_code
@@ -249,11 +256,12 @@ class Client:
 
     def _raise_refused(self, reason: str) -> NoReturn:
         # The server's own words are left out: some quote the key they refuse.
+        source = self._key.source if self._key is not None else ""
         raise MissingCredential(
             "the server refused the API key",
             code="MN-0202",
-            reason=f"{self.base_url} answered {reason}",
-            hint="check ANTHROPIC_API_KEY or --api-key-file, then resume the run",
+            reason=f"{self.base_url} answered {reason} to {f'the key from {source}' if source else 'no key'}",
+            hint="give another key there (what is kept: mnemosyne config set-key), then resume the run",
         ) from None
 
     def _raise_connection(self, error: BaseException) -> NoReturn:
@@ -294,12 +302,6 @@ def _load() -> None:
             reason=str(error),
             hint="pip install 'anthropic>=2.12,<3'",
         ) from error
-
-
-def _secret(value: object) -> SecretStr | None:
-    if isinstance(value, SecretStr):
-        return value
-    return SecretStr(value) if isinstance(value, str) and value else None
 
 
 def _is_loopback(url: str) -> bool:
