@@ -21,19 +21,17 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Literal, TextIO
 
 from mnemosyne.errors import EnvironmentProblem, InvalidInput
+from mnemosyne.log_context import log_context
 from mnemosyne.redaction import redact
 
-__all__ = ["configure_logging", "get_logger", "log_context", "say_what_it_is_about", "stop_logging"]
+__all__ = ["configure_logging", "get_logger", "stop_logging"]
 
-FIELDS = ("run", "item", "attempt", "role", "agent", "generation", "epoch")
-"""What a line is about, in the order in which it is written."""
 LEVELS = ("debug", "info", "warning", "error")
 _ROOT = "mnemosyne"
 _LIMIT = 20_000
@@ -45,7 +43,6 @@ _FILES_KEPT = 5
 _FLUSH_SECONDS = 2.0
 """How long the end of the process waits for the last lines: a disk that hangs must not hang the process."""
 
-_about: Callable[[], Mapping[str, object]] = dict
 _writer: _Writer | None = None
 _changing = threading.Lock()
 
@@ -53,24 +50,6 @@ _changing = threading.Lock()
 def get_logger(name: str) -> logging.Logger:
     """Return the logger of a module; a name outside of ``mnemosyne`` becomes one inside."""
     return logging.getLogger(name if name == _ROOT or name.startswith(f"{_ROOT}.") else f"{_ROOT}.{name}")
-
-
-def say_what_it_is_about(source: Callable[[], Mapping[str, object]]) -> None:
-    """Have ``source`` asked, in the thread and task that logs, what a line is about."""
-    global _about
-    _about = source
-
-
-def log_context(record: logging.LogRecord) -> dict[str, object]:
-    """Return what a record is about: its own fields where it came from Rust, else the work at hand."""
-    own = getattr(record, "mnemosyne", None)
-    known = own if isinstance(own, Mapping) else _about()
-    return {name: _number(known[name]) for name in FIELDS if known.get(name) is not None}
-
-
-def _number(value: object) -> object:
-    """Rust's fields come as text."""
-    return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
 def configure_logging(

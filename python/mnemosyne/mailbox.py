@@ -135,12 +135,12 @@ _mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, ref[Mailbox]] = WeakKey
 
 def mailbox() -> Mailbox:
     """Return the mailbox of the running loop; each loop of a user has one, made at its first call."""
-    from mnemosyne import _core
-
     loop = asyncio.get_running_loop()
     known = _mailboxes.get(loop)
     found = known() if known is not None else None
     if found is None:
+        from mnemosyne import _core  # in here: the statement costs 3 us each time, also where it is loaded
+
         found = Mailbox(loop, _core.Port())
         _mailboxes[loop] = ref(found)
     return found

@@ -283,7 +283,7 @@ class _Side:
         self._send(_core().frame("beat", 0, None))
 
     def log(self, record: logging.LogRecord, text: str) -> None:
-        from mnemosyne.logging_config import log_context
+        from mnemosyne.log_context import log_context
 
         about: JsonValue = [[name, str(value)] for name, value in log_context(record).items()]
         said: JsonValue = [[record.created, min(max(record.levelno, 0), 255), record.name, text, about]]

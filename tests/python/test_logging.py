@@ -19,7 +19,8 @@ from mnemosyne import AgentExecutionMixin, AgentRole, AgentSpec, Orchestra
 from mnemosyne.agents.base_agent import working_on
 from mnemosyne.agents.context import AgentContext
 from mnemosyne.errors import EnvironmentProblem, InvalidInput
-from mnemosyne.logging_config import configure_logging, get_logger, log_context, stop_logging
+from mnemosyne.log_context import log_context
+from mnemosyne.logging_config import configure_logging, get_logger, stop_logging
 from mnemosyne.models import Phase, WorkItem
 from mnemosyne.redaction import hide_secret
 from pydantic import SecretStr

@@ -16,7 +16,7 @@ from types import MappingProxyType, MethodType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from mnemosyne.errors import AgentError, BudgetExceeded, InvalidInput
-from mnemosyne.logging_config import say_what_it_is_about
+from mnemosyne.log_context import say_what_it_is_about
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

@@ -5,9 +5,13 @@ use crate::convert::{from_python, result_from_python, to_python};
 use crate::log::install;
 use crate::loop_thread::{AgentLoop, stop_at_exit};
 use crate::port::{Port, Reply};
-use crate::request::{OpenTree, OpenedTree, Watched, open_store, serve_file, serve_store, serve_tree, try_send_work};
+use crate::request::{
+    OpenTree, OpenedTree, Watched, open_store, serve_file, serve_store, serve_tree, submit_item, try_send_work,
+    wait_item,
+};
 use crate::worker;
-use mnemosyne_core::{Problem, ProblemKind, error::codes};
+use mnemosyne_core::validation::{Finding, item_findings, item_warnings};
+use mnemosyne_core::{Plan, Problem, ProblemKind, WorkItem, error::codes};
 use mnemosyne_store::{Durability, Store};
 use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning, PyValueError};
 use pyo3::prelude::*;
@@ -52,7 +56,25 @@ impl Handle {
         same_process(request.py())?;
         let request = from_python(request)?;
         let store = Arc::clone(&self.store);
-        port.channel.answer(runtime()?.handle(), ticket, serve_store(store, Arc::clone(&self.watched), request));
+        port.channel.answer(runtime()?.handle(), ticket, serve_store(store, request));
+        Ok(())
+    }
+
+    /// Submits an item; answered with its id. A door of its own, as `wait` has: they are asked once for every item, and
+    /// `store` reads its requests in two steps.
+    fn submit(&self, port: &Port, ticket: u64, item: &Bound<'_, PyAny>, how: &Bound<'_, PyAny>) -> PyResult<()> {
+        same_process(item.py())?;
+        let (item, how) = (from_python(item)?, from_python(how)?);
+        let (store, watched) = (Arc::clone(&self.store), Arc::clone(&self.watched));
+        port.channel.answer(runtime()?.handle(), ticket, submit_item(store, watched, item, how));
+        Ok(())
+    }
+
+    /// Waits for the end of an item; answered with it.
+    fn wait(&self, py: Python<'_>, port: &Port, ticket: u64, item: String) -> PyResult<()> {
+        same_process(py)?;
+        let (store, told) = (Arc::clone(&self.store), self.watched.take(&item));
+        port.channel.answer(runtime()?.handle(), ticket, wait_item(store, item, told));
         Ok(())
     }
 
@@ -210,6 +232,28 @@ fn framed<'py>(py: Python<'py>, kind: &str, number: u64, payload: &Value) -> PyR
     frame.map(|frame| PyBytes::new(py, &frame)).map_err(PyValueError::new_err)
 }
 
+/// What is wrong with a plan or a work item, and what may be meant otherwise: errors and warnings, each as `(code, path,
+/// value, message, fix)`. `ValueError` where the text has not the form.
+#[pyfunction]
+fn judge(kind: &str, text: &str) -> PyResult<(Vec<Told>, Vec<Told>)> {
+    let unreadable = |error: serde_json::Error| PyValueError::new_err(error.to_string());
+    let (errors, warnings) = match kind {
+        "plan" => {
+            let plan: Plan = serde_json::from_str(text).map_err(unreadable)?;
+            (plan.findings(), plan.warnings())
+        }
+        _ => {
+            let item: WorkItem = serde_json::from_str(text).map_err(unreadable)?;
+            (item_findings(&item), item_warnings(&item))
+        }
+    };
+    let told = |found: Vec<Finding>| found.into_iter().map(|one| (one.code, one.path, one.value, one.message, one.fix));
+    Ok((told(errors).collect(), told(warnings).collect()))
+}
+
+/// A finding, for Python.
+type Told = (&'static str, String, String, String, String);
+
 /// What the bridge counts; see `BridgeMetrics`.
 #[pyfunction]
 fn metrics(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
@@ -236,6 +280,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(store, module)?)?;
     module.add_function(wrap_pyfunction!(file, module)?)?;
     module.add_function(wrap_pyfunction!(metrics, module)?)?;
+    module.add_function(wrap_pyfunction!(judge, module)?)?;
     module.add_function(wrap_pyfunction!(frame, module)?)?;
     module.add_function(wrap_pyfunction!(result_frame, module)?)?;
     module.add_function(wrap_pyfunction!(tree, module)?)?;

@@ -10,7 +10,7 @@ use mnemosyne_runtime::{
 };
 use mnemosyne_store::{
     Durability, EventQuery, ItemEnd, ItemSnapshot, LEASE_MS, MemoryStore, NewCommand, Prune, Pruned, SqliteStore,
-    Store, Submission, sqlite,
+    Store, sqlite,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -43,12 +43,10 @@ pub(crate) enum StoreRequest {
     PostCommand { command: NewCommand },
     PauseRun { run: String, reason: String },
     ContinueRun { run: String },
-    SubmitItem { item: Box<WorkItem>, how: Submission },
     DeadLetters,
     Requeue { item: String, reason: String },
     Discard { item: String, reason: String },
     Journals { run: String, subject: String },
-    WaitItem { item: String },
     Events { since: u64, run: Option<String>, agent: Option<String>, limit: u32, wait: bool },
     Boot { boot: String },
     Agents { run: String },
@@ -188,19 +186,45 @@ impl Watched {
         watched.insert(item, told);
     }
 
-    fn take(&self, item: &str) -> Option<oneshot::Receiver<Option<ItemEnd>>> {
+    pub(crate) fn take(&self, item: &str) -> Option<oneshot::Receiver<Option<ItemEnd>>> {
         locked(&self.0).remove(item)
     }
 }
 
-pub(crate) async fn serve_store(store: Arc<dyn Store>, watched: Arc<Watched>, request: Value) -> Reply {
+pub(crate) async fn submit_item(store: Arc<dyn Store>, watched: Arc<Watched>, item: Value, how: Value) -> Reply {
+    let read = serde_json::from_value::<WorkItem>(item).and_then(|item| Ok((item, serde_json::from_value(how)?)));
+    let (item, how) = match read {
+        Ok(read) => read,
+        Err(error) => return unreadable(&error),
+    };
+    let (own, told) = (item.id.clone(), store.ended(&item.id));
+    match store.submit(item, how).await {
+        Ok(id) => {
+            if id == own {
+                watched.watch(own, told);
+            }
+            Reply::Value(json!(id))
+        }
+        Err(problem) => problem.into(),
+    }
+}
+
+pub(crate) async fn wait_item(
+    store: Arc<dyn Store>,
+    item: String,
+    told: Option<oneshot::Receiver<Option<ItemEnd>>>,
+) -> Reply {
+    end_of(&store, &item, told).await.map_or_else(Reply::from, |end| Reply::Value(json!(end)))
+}
+
+pub(crate) async fn serve_store(store: Arc<dyn Store>, request: Value) -> Reply {
     match serde_json::from_value::<StoreRequest>(request) {
-        Ok(request) => store_reply(&store, &watched, request).await.map_or_else(Reply::from, Reply::Value),
+        Ok(request) => store_reply(&store, request).await.map_or_else(Reply::from, Reply::Value),
         Err(error) => unreadable(&error),
     }
 }
 
-async fn store_reply(store: &Arc<dyn Store>, watched: &Watched, request: StoreRequest) -> Result<Value, Problem> {
+async fn store_reply(store: &Arc<dyn Store>, request: StoreRequest) -> Result<Value, Problem> {
     match request {
         StoreRequest::Runs => {
             let mut rows = Vec::new();
@@ -224,19 +248,10 @@ async fn store_reply(store: &Arc<dyn Store>, watched: &Watched, request: StoreRe
         StoreRequest::PostCommand { command } => done(store.post_command(command).await),
         StoreRequest::PauseRun { run, reason } => done(store.pause_run(&run, &reason).await),
         StoreRequest::ContinueRun { run } => done(store.continue_run(&run).await),
-        StoreRequest::SubmitItem { item, how } => {
-            let (own, told) = (item.id.clone(), store.ended(&item.id));
-            let id = store.submit(*item, how).await?;
-            if id == own {
-                watched.watch(own, told);
-            }
-            Ok(json!(id))
-        }
         StoreRequest::DeadLetters => Ok(json!(store.dead_letters().await?)),
         StoreRequest::Requeue { item, reason } => done(store.requeue(&item, &reason).await),
         StoreRequest::Discard { item, reason } => done(store.discard(&item, &reason).await),
         StoreRequest::Journals { run, subject } => Ok(json!(store.journals(&run, &subject).await?)),
-        StoreRequest::WaitItem { item } => wait_item(store, &item, watched.take(&item)).await,
         StoreRequest::Events { since, run, agent, limit, wait } => {
             let query = EventQuery { since, run, agent, limit, boot: None };
             wait_events(store, query, wait).await
@@ -333,11 +348,11 @@ async fn wait_events(store: &Arc<dyn Store>, query: EventQuery, wait: bool) -> R
     }
 }
 
-async fn wait_item(
+async fn end_of(
     store: &Arc<dyn Store>,
     item: &str,
     watched: Option<oneshot::Receiver<Option<ItemEnd>>>,
-) -> Result<Value, Problem> {
+) -> Result<ItemEnd, Problem> {
     let mut look_first = watched.is_none();
     let mut told = watched.unwrap_or_else(|| store.ended(item));
     loop {
@@ -350,12 +365,12 @@ async fn wait_item(
                 ));
             };
             if found.state.is_terminal() {
-                return Ok(json!(ItemEnd { state: found.state, result, problem }));
+                return Ok(ItemEnd { state: found.state, result, problem });
             }
         }
         look_first = true;
         match tokio::time::timeout(LOOK_AGAIN, &mut told).await {
-            Ok(Ok(Some(end))) => return Ok(json!(end)),
+            Ok(Ok(Some(end))) => return Ok(end),
             Ok(_) => told = store.ended(item),
             // Another process may end it too: of that nobody tells us.
             Err(_) => {}

@@ -4,8 +4,7 @@
 //! text does not show (a script that asserts nothing, a test that was green all along) is measured by the gates: green
 //! before the change is no evidence. So every doubt is answered with "it can".
 //!
-//! The same function is `can_fail` in `python/mnemosyne/acceptance.py`, which tells the model of it before a plan gets
-//! here. Both are held to `tests/shared/acceptance.json`.
+//! The cases are `tests/shared/acceptance.json`.
 
 const NEVER_FAIL: [&str; 4] = ["true", ":", "echo", "printf"];
 /// Of a pipe only the exit code of the last command counts, and these have none of their own to give.

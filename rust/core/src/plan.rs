@@ -2,9 +2,9 @@
 
 use crate::acceptance::can_fail;
 use crate::error::{Problem, codes};
-use crate::validation::{Finding, MOST_ENTRIES, is_inside, refuse};
+use crate::validation::{Finding, MOST_ENTRIES, is_inside, refuse, warn_of_vague_words};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Seconds that an acceptance command may ask for.
 const LONGEST_COMMAND: f64 = 3_600.0;
@@ -75,7 +75,7 @@ impl Plan {
             return vec![Finding::new(codes::PLAN_INVALID, "tasks", &count, message, fix)];
         }
         let mut found = Vec::new();
-        let mut places = BTreeMap::new();
+        let mut places = HashMap::new();
         for (at, task) in self.tasks.iter().enumerate() {
             if places.contains_key(task.id.as_str()) {
                 let path = format!("tasks[{at}].id");
@@ -112,6 +112,52 @@ impl Plan {
             task.findings(&format!("tasks[{at}]"), &mut found);
         }
         found
+    }
+
+    /// What may be meant otherwise: vague words, a task without a scope beside others, and tasks that change the same files
+    /// without waiting for each other.
+    pub fn warnings(&self) -> Vec<Finding> {
+        let mut found = Vec::new();
+        for (at, task) in self.tasks.iter().enumerate().take(MOST_ENTRIES) {
+            let path = format!("tasks[{at}]");
+            if task.file_scope.is_empty() && self.tasks.len() > 1 {
+                let message = "without a scope the task may change everything, and so runs alone";
+                let fix = "name the paths that it may change, so that other tasks can be worked on meanwhile";
+                found.push(Finding::warning(format!("{path}.file_scope"), "", message, fix));
+            }
+            let names: HashSet<&String> = task.depends_on.iter().collect();
+            if names.len() < task.depends_on.len() {
+                let (message, fix) = ("a task is named twice", "name it once");
+                found.push(Finding::warning(format!("{path}.depends_on"), "", message, fix));
+            }
+            warn_of_vague_words(&format!("{path}.title"), &task.title, &mut found);
+            warn_of_vague_words(&format!("{path}.description"), &task.description, &mut found);
+        }
+        self.warn_of_overlaps(&mut found);
+        found
+    }
+
+    /// Two tasks that change the same files and do not wait for each other are worked on one after the other.
+    fn warn_of_overlaps(&self, found: &mut Vec<Finding>) {
+        let mut owners: HashMap<&str, usize> = HashMap::new();
+        for (at, task) in self.tasks.iter().enumerate().take(MOST_ENTRIES) {
+            for scope in &task.file_scope {
+                let whole = scope.trim_matches('/');
+                let ends = whole.match_indices('/').map(|(end, _)| end).chain([whole.len()]);
+                let Some(owner) = ends.filter_map(|end| owners.get(&whole[..end])).next().filter(|owner| **owner != at)
+                else {
+                    owners.insert(whole, at);
+                    continue;
+                };
+                let other = &self.tasks[*owner];
+                if !task.depends_on.contains(&other.id) && !other.depends_on.contains(&task.id) {
+                    let message =
+                        format!("task {:?} changes it too, so they are worked on one after the other", other.id);
+                    let fix = "give each its own files, or let one depend on the other";
+                    found.push(Finding::warning(format!("tasks[{at}].file_scope"), scope, message, fix));
+                }
+            }
+        }
     }
 }
 
@@ -178,7 +224,7 @@ fn shown(cycle: &[&str]) -> String {
 /// Circles of dependencies that share no task, each as a closed walk of places; dependencies on nothing are left out.
 ///
 /// Tasks are taken away while they depend on nothing that is left; what cannot be taken away depends on a circle.
-fn cycles(tasks: &[PlanTask], places: &BTreeMap<&str, usize>) -> Vec<Vec<usize>> {
+fn cycles(tasks: &[PlanTask], places: &HashMap<&str, usize>) -> Vec<Vec<usize>> {
     let named = |task: &PlanTask| -> Vec<usize> {
         task.depends_on.iter().filter_map(|id| places.get(id.as_str()).copied()).collect()
     };
@@ -197,8 +243,10 @@ fn cycles(tasks: &[PlanTask], places: &BTreeMap<&str, usize>) -> Vec<Vec<usize>>
     let mut open: Vec<usize> = depends_on.iter().map(Vec::len).collect();
     let mut left = vec![true; tasks.len()];
     let mut free: Vec<usize> = (0..tasks.len()).filter(|at| open[*at] == 0).collect();
+    let mut starts: Vec<(&&str, &usize)> = places.iter().collect();
+    starts.sort_unstable(); // the same circle begins with the same task each time
     let mut found = Vec::new();
-    for start in places.values() {
+    for (_, start) in starts {
         loop {
             while let Some(at) = free.pop() {
                 if std::mem::replace(&mut left[at], false) {
@@ -243,7 +291,7 @@ fn walk(start: usize, depends_on: &[Vec<usize>], left: &[bool]) -> Option<Vec<us
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::validation::item_findings;
+    use crate::validation::{item_findings, item_warnings};
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -272,17 +320,20 @@ mod tests {
         let cases: Vec<Value> = serde_json::from_str(text).unwrap();
         for case in &cases {
             let (name, value) = (&case["name"], case["value"].clone());
-            let found = match case["kind"].as_str().unwrap() {
-                "plan" => serde_json::from_value::<Plan>(value).map(|plan| plan.findings()),
-                "work_item" => serde_json::from_value(value).map(|item| item_findings(&item)),
+            let judged = match case["kind"].as_str().unwrap() {
+                "plan" => serde_json::from_value::<Plan>(value).map(|plan| (plan.findings(), plan.warnings())),
+                "work_item" => serde_json::from_value(value).map(|item| (item_findings(&item), item_warnings(&item))),
                 _ => continue, // what only agents give and only Python reads
             };
             if case["form"] == json!(true) {
-                assert!(found.is_err(), "{name}: it has not the form");
+                assert!(judged.is_err(), "{name}: it has not the form");
                 continue;
             }
-            let found: Vec<Value> = found.unwrap().iter().map(|finding| json!([finding.code, finding.path])).collect();
-            assert_eq!(json!(found), case["errors"], "{name}");
+            let (errors, warnings) = judged.unwrap();
+            let errors: Vec<Value> = errors.iter().map(|finding| json!([finding.code, finding.path])).collect();
+            assert_eq!(json!(errors), case["errors"], "{name}");
+            let paths: Vec<&String> = warnings.iter().map(|finding| &finding.path).collect();
+            assert_eq!(json!(paths), case["warnings"], "{name}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! Everything that is wrong with a plan or a work item, all at once: each problem with its path, its value and its fix.
 //!
-//! The same rules are in `python/mnemosyne/validation.py`, which also reads what has not the form of a plan yet and warns;
-//! both are held to `tests/shared/validation.json`. Nothing is stored and no request is sent before they pass.
+//! One judge for both languages: `python/mnemosyne/validation.py` reads what has not the form of a plan or an item yet, and
+//! asks here for all else. The cases are `tests/shared/validation.json`. Nothing is stored and no request is sent before
+//! they pass. *Warnings*, which are only shown, are findings without a code.
 
 use crate::error::{Code, Problem, ProblemKind, codes};
 use crate::work::WorkItem;
@@ -24,7 +25,7 @@ const MOST_TOLD: usize = 20;
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// `MN-####`.
+    /// `MN-####`; empty for a warning.
     pub code: Code,
     /// Where: `tasks[0].depends_on[1]`.
     pub path: String,
@@ -39,11 +40,17 @@ pub struct Finding {
 impl Finding {
     /// A finding about a value.
     pub fn new(code: Code, path: impl Into<String>, value: &str, message: impl Into<String>, fix: &str) -> Self {
-        let value = match value.char_indices().nth(MOST_SHOWN) {
-            Some((end, _)) => format!("{}...", &value[..end]),
-            None => value.to_owned(),
-        };
-        Self { code, path: path.into(), value, message: message.into(), fix: fix.to_owned() }
+        let mut shown: String =
+            value.chars().take(MOST_SHOWN).map(|char| if char.is_control() { ' ' } else { char }).collect();
+        if shown.len() < value.len() {
+            shown.push_str("...");
+        }
+        Self { code, path: path.into(), value: shown, message: message.into(), fix: fix.to_owned() }
+    }
+
+    /// What may be meant otherwise.
+    pub(crate) fn warning(path: impl Into<String>, value: &str, message: impl Into<String>, fix: &str) -> Self {
+        Self::new("", path, value, message, fix)
     }
 }
 
@@ -140,6 +147,62 @@ pub fn item_findings(item: &WorkItem) -> Vec<Finding> {
         add(invalid, "context", "", "it holds more than 10,000,000 bytes as JSON", fix);
     }
     found
+}
+
+/// What of a work item may be meant otherwise.
+pub fn item_warnings(item: &WorkItem) -> Vec<Finding> {
+    let mut found = Vec::new();
+    warn_of_vague_words("description", &item.description, &mut found);
+    found
+}
+
+/// Words that two people understand differently, each with the question whose answer would take its place.
+const VAGUE: [(&str, &str); 22] = [
+    ("appropriate", "which one is it?"),
+    ("as needed", "when is it needed?"),
+    ("better", "what can one see that is different afterwards?"),
+    ("clean up", "what is to be gone, and how does one see that?"),
+    ("easy to use", "who does what, in how many steps?"),
+    ("efficient", "how much time or memory at most, for how much input?"),
+    ("etc", "what are the others?"),
+    ("fast", "how many seconds at most, for how much input?"),
+    ("flexible", "which two cases must it serve?"),
+    ("improve", "what can one see that is different afterwards?"),
+    ("intuitive", "who does what, in how many steps?"),
+    ("nice", "what can one see that is different afterwards?"),
+    ("optimize", "what is measured, and which figure is enough?"),
+    ("properly", "what would be wrong?"),
+    ("robust", "which failures must it survive, and how?"),
+    ("scalable", "how many, and how long may it take then?"),
+    ("secure", "who must not be able to do what?"),
+    ("simple", "what is it to leave out?"),
+    ("somehow", "in which way?"),
+    ("support for all", "which ones?"),
+    ("user-friendly", "who does what, in how many steps?"),
+    ("various", "which ones?"),
+];
+
+/// One warning for each vague word of a text, in the order in which they stand there.
+pub(crate) fn warn_of_vague_words(path: &str, text: &str, found: &mut Vec<Finding>) {
+    let lowered = text.to_lowercase();
+    let is_inside_a_word = |char: char| char.is_alphanumeric() || char == '_';
+    let mut told = Vec::new();
+    let mut before = ' ';
+    for (at, char) in lowered.char_indices() {
+        if !is_inside_a_word(std::mem::replace(&mut before, char)) && is_inside_a_word(char) {
+            let rest = &lowered[at..];
+            let ends = |word: &str| !rest[word.len()..].starts_with(is_inside_a_word);
+            let may_be = VAGUE.iter().filter(|(word, _)| word.starts_with(char));
+            for (word, question) in may_be.filter(|(word, _)| rest.starts_with(word) && ends(word)) {
+                if told.contains(word) {
+                    continue;
+                }
+                told.push(*word);
+                let message = format!("the word {word:?} can mean many things");
+                found.push(Finding::warning(path, word, message, &format!("say instead: {question}")));
+            }
+        }
+    }
 }
 
 /// A relative path without a step upwards, and not into a repository's own files, which no tree holds.
