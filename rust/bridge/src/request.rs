@@ -8,9 +8,9 @@ use mnemosyne_core::{Budget, Problem, ProblemKind, Run, RunState, WorkItem, erro
 use mnemosyne_runtime::{
     AgentHandle, AgentSpec, Live, RoleSpec, StateManager, SupervisorSpec, Tree, TreeConfig, WorkError,
 };
+use mnemosyne_store::retention::{Pace, forget};
 use mnemosyne_store::{
-    Durability, EventQuery, ItemEnd, ItemSnapshot, LEASE_MS, MemoryStore, NewCommand, Prune, Pruned, SqliteStore,
-    Store, sqlite,
+    Durability, EventQuery, ItemEnd, ItemSnapshot, LEASE_MS, MemoryStore, NewCommand, SqliteStore, Store, sqlite,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -25,9 +25,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// A wait for events ends empty after this long.
 const WAIT: Duration = Duration::from_secs(2);
-
-/// Rows that one call of `prune` looks at: others wait for the writer no longer than for such a call.
-const PRUNED_AT_ONCE: u32 = 200;
 
 /// Verbs on a store.
 #[derive(Deserialize)]
@@ -258,28 +255,14 @@ async fn store_reply(store: &Arc<dyn Store>, request: StoreRequest) -> Result<Va
         }
         StoreRequest::Agents { run } => agents(store, &run).await,
         StoreRequest::Boot { boot } => owner(store, Some(&boot)).await,
-        StoreRequest::Prune { ended_before, runs } => Ok(json!(prune(store, ended_before, runs).await?)),
+        StoreRequest::Prune { ended_before, runs } => {
+            Ok(json!(forget(store.as_ref(), ended_before, runs, Pace::Foreground).await?))
+        }
     }
 }
 
 fn done(outcome: Result<(), Problem>) -> Result<Value, Problem> {
     outcome.map(|()| Value::Null)
-}
-
-/// Prunes to the end; what was pruned in all.
-async fn prune(store: &Arc<dyn Store>, ended_before: i64, runs: bool) -> Result<Pruned, Problem> {
-    let mut sum = Pruned::default();
-    while !sum.done {
-        let events_seen = sum.events_seen;
-        let once = store.prune(Prune { ended_before, runs, events_seen, limit: PRUNED_AT_ONCE }).await?;
-        sum = Pruned {
-            items: sum.items + once.items,
-            runs: sum.runs + once.runs,
-            events: sum.events + once.events,
-            ..once
-        };
-    }
-    Ok(sum)
 }
 
 /// Looks at a store's file, or copies it, on a thread that may wait for the disk.

@@ -9,7 +9,8 @@ use crate::pool::scale;
 use crate::record::{Retry, TreeRecord, locked};
 use crate::role_supervisor::RoleMessage;
 use mnemosyne_core::{AgentState, Problem, ProblemKind, RunState};
-use mnemosyne_store::{NewCommand, Prune, Pruned};
+use mnemosyne_store::NewCommand;
+use mnemosyne_store::retention::{Pace, forget as forget_what_ended};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -27,8 +28,6 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// What is older is looked for at the start and this often.
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
-/// Rows that one write of it looks at; between two of them others have their turn.
-const FORGOTTEN_AT_ONCE: u32 = 200;
 
 /// The pump's tasks; they end with it.
 pub(crate) struct Pump(Vec<AbortHandle>);
@@ -108,10 +107,8 @@ async fn forget(tree: Arc<TreeRecord>) {
         turn.tick().await;
         let kept = i64::try_from(KEPT.as_millis()).unwrap_or(i64::MAX);
         let ended_before = tree.store.now().saturating_sub(kept);
-        let mut prune = Prune { ended_before, runs: false, events_seen: 0, limit: FORGOTTEN_AT_ONCE };
-        while let Ok(Pruned { done: false, events_seen, .. }) = tree.store.prune(prune).await {
-            prune.events_seen = events_seen;
-        }
+        // One that fails is tried again at the next turn.
+        let _ = forget_what_ended(tree.store.as_ref(), ended_before, false, Pace::Background).await;
     }
 }
 

@@ -8,16 +8,14 @@
 //!   without.
 
 use mnemosyne_core::{AgentRole, Phase, Problem, WorkItem, WorkResult};
-use mnemosyne_store::{ClaimRequest, Completion, LEASE_MS, Prune, SqliteStore, Store};
+use mnemosyne_store::retention::{Pace, forget};
+use mnemosyne_store::{ClaimRequest, Completion, LEASE_MS, SqliteStore, Store};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
-
-/// As the runtime does it in the background.
-const PRUNED_AT_ONCE: u32 = 200;
 
 fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -101,11 +99,13 @@ fn retention(path: &Path) -> Outcome<()> {
         let ended = finish(&store, 100_000).await?;
         let length = Duration::from_secs(4);
         let (_, _, alone) = measure(Arc::clone(&store), 64, length).await?;
-        let pruning = tokio::spawn(forget(Arc::clone(&store), ended));
+        let (begin, pruned) = (Instant::now(), Arc::clone(&store));
+        let pruning = tokio::spawn(async move { forget(pruned.as_ref(), ended, false, Pace::Background).await });
         let (_, _, beside) = measure(Arc::clone(&store), 64, length).await?;
-        let (items, seconds) = pruning.await.map_err(|error| fail(&error))??;
         println!("claim p50 / p99 ms at 64 in flight: {alone} alone, {beside} while items are forgotten");
-        println!("{items} items forgotten in {seconds:.1} s");
+        let pruned = pruning.await.map_err(|error| fail(&error))??;
+        let seconds = begin.elapsed().as_secs_f64();
+        println!("{} items and {} events forgotten in {seconds:.1} s", pruned.items, pruned.events);
         Ok(())
     })
 }
@@ -129,18 +129,6 @@ async fn finish(store: &Arc<SqliteStore>, items: u64) -> Outcome<i64> {
     }
     tokio::time::sleep(Duration::from_millis(2)).await;
     Ok(store.now())
-}
-
-async fn forget(store: Arc<SqliteStore>, ended_before: i64) -> Result<(u64, f64), Problem> {
-    let (begin, mut items, mut events_seen) = (Instant::now(), 0, 0);
-    loop {
-        let prune = Prune { ended_before, runs: false, events_seen, limit: PRUNED_AT_ONCE };
-        let once = store.prune(prune).await?;
-        (items, events_seen) = (items + once.items, once.events_seen);
-        if once.done {
-            return Ok((items, begin.elapsed().as_secs_f64()));
-        }
-    }
 }
 
 fn item(id: String, depends_on: Vec<String>) -> WorkItem {

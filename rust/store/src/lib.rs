@@ -20,6 +20,7 @@ pub mod boot;
 mod budget;
 pub mod clock;
 pub mod memory;
+pub mod retention;
 mod rules;
 pub mod sqlite;
 pub mod types;
