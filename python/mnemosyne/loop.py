@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from mnemosyne.agents.base_agent import AgentExecutionMixin
+    from mnemosyne.agents.claude_agent import ClaudeAgent
     from mnemosyne.agents.context import AgentContext
     from mnemosyne.agents.stages import Services
     from mnemosyne.workspace import Workspace
@@ -357,6 +358,8 @@ class _Loop:
             cls = _registered[str(source["registered"])] if "registered" in source else str(source["import"])
             self._prepare()
             agent = make_agent(cls, _revealed(cast("Json", start["config"])))
+            if _is_claude(agent):
+                await cast("ClaudeAgent", agent).find_key()
             self._seats[seat] = _Seat(
                 agent,
                 known,
@@ -366,7 +369,7 @@ class _Loop:
                 None if _is_claude(agent) or not inspect.iscoroutinefunction(agent.execute_work) else uncounted(agent),
             )
         except BaseException as error:
-            permanent = isinstance(error, AgentUnavailable | InvalidInput | KeyError)
+            permanent = isinstance(error, AgentUnavailable | InvalidInput | EnvironmentProblem | KeyError)
             self._side.started(ticket, _described(error, permanent=permanent))
             if isinstance(error, asyncio.CancelledError):
                 raise
@@ -454,7 +457,7 @@ class _Loop:
                 except BaseException as error:
                     self._side.completed(slot, _failure(blamed(known.name, error), claimed=False))
                 else:
-                    if not self._side.returned(slot, returned):
+                    if _says_why_not(returned) or not self._side.returned(slot, returned):
                         whole = check_result(known.name, returned)
                         self._side.completed(slot, {"kind": "result", "result": whole})
         except BaseException as error:  # nothing that an agent raises may end the loop
@@ -490,7 +493,8 @@ class _Loop:
         metrics.start_work_item(number, known.agent_id, str(item["phase"]), role=str(item["role"]))
         try:
             returned = await alone(item)
-            whole = returned if self._side.returned(slot, returned) else check_result(known.name, returned)
+            taken = not _says_why_not(returned) and self._side.returned(slot, returned)
+            whole = returned if taken else check_result(known.name, returned)
         except BaseException as error:
             to_blame = blamed(known.name, error)
             metrics.finish_work_item(number, success=False, error_type=type(to_blame).__name__)
@@ -531,6 +535,11 @@ def _needs_no_harness(assignment: Json) -> bool:
     if assignment["kind"] != "work" or assignment.get("run") is not None:
         return False
     return "tree" not in cast("Json", cast("Json", assignment["item"])["context"])
+
+
+def _says_why_not(returned: object) -> bool:
+    """Whether a result has a text that may hold a secret: Rust, which reads the others by itself, knows none."""
+    return isinstance(returned, dict) and bool(returned.get("error"))
 
 
 def _own_copy(item: JsonValue) -> dict[str, Any]:

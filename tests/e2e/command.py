@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,6 +177,20 @@ class Sandbox:
             check=False,
             timeout=seconds,
         )
+
+    def run_words(self, words: Sequence[str], *, given: str = "", **environment: str) -> Finished:
+        """Run any program here, with something on stdin."""
+        ended = subprocess.run(
+            words,
+            cwd=self.root,
+            env=self.environment(**environment),
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS,
+        )
+        return Finished(ended.returncode, ended.stdout, ended.stderr)
 
     def demo(self, *arguments: str) -> Finished:
         """Run the demo in this sandbox's workspace with ``--json``."""

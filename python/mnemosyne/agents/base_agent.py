@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from mnemosyne.errors import AgentError, BudgetExceeded, InvalidInput
 from mnemosyne.log_context import say_what_it_is_about
+from mnemosyne.redaction import redact
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -297,5 +298,7 @@ def check_result(name: str, returned: object) -> dict[str, JsonValue]:
             code="MN-0307",
             hint="the keys are success (required), data, artifacts, evidence, error, usage",
         ) from error
+    if result.error:
+        result.error = redact(result.error)  # the store keeps it, and later attempts are told (SECRET-1)
     # Not mode="json": it would quietly replace what UTF-8 has no form for, and the border is to refuse it.
     return cast("dict[str, JsonValue]", result.model_dump())

@@ -55,6 +55,16 @@ class ClaudeAgent(AgentExecutionMixin):
                 return named
         return default_model(self.role)
 
+    async def find_key(self) -> None:
+        """Look for the key before the first work, so that an agent that would have none is not started (DOWN-1).
+
+        Raises:
+            EnvironmentProblem: There is none (MN-0201), or it cannot be read.
+        """
+        if self._client is None:
+            self._client = Client(self.config)  # not ``settings``: there is no work yet that it could be for
+        await self._client.find_key()
+
     async def close(self) -> None:
         """Close the connections; on the loop that the work ran on."""
         client, self._client = self._client, None

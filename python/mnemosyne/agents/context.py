@@ -332,7 +332,13 @@ class AgentContext:
     def progress(self, message: str, fraction: float | None = None) -> None:
         """Say what is going on, for whoever watches; it is not stored, and never blocks."""
         self._upcalls.notify(
-            {"op": "progress", "item": self.item.id, "epoch": self.epoch, "message": message, "fraction": fraction}
+            {
+                "op": "progress",
+                "item": self.item.id,
+                "epoch": self.epoch,
+                "message": redact(message),
+                "fraction": fraction,
+            }
         )
 
     def _count(self, usage: object) -> None:

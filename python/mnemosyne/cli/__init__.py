@@ -29,6 +29,15 @@ __all__ = ["main"]
 _LOG_VARIABLES = ("MNEMOSYNE_LOG_FILE", "MNEMOSYNE_LOG_LEVEL", "MNEMOSYNE_LOG_FORMAT")
 
 
+class _Redacted(logging.Formatter):
+    """Plain text without secrets (SECRET-1)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from mnemosyne.redaction import redact
+
+        return redact(super().format(record))
+
+
 class _Terminated(KeyboardInterrupt):
     """SIGTERM outside of a run's own handling."""
 
@@ -75,6 +84,12 @@ def _handler(options: Options) -> Callable[[Options, Output], int]:
 
 def _begin_log() -> None:
     """Write a log if the environment asks for one. Without one, what a person has to know is shown by the command."""
+    if logging.lastResort is not None:  # what agents log elsewhere than in our loggers goes to stderr
+        logging.lastResort.setFormatter(_Redacted())
+    if os.environ.get("ANTHROPIC_LOG"):  # the SDK gives the root a handler of its own, unless there is one
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.basicConfig(handlers=[handler])
     if _log_is_asked_for():
         from mnemosyne.logging_config import configure_logging
 

@@ -199,11 +199,19 @@ class Client:
                     pass
         return turn
 
+    async def find_key(self) -> None:
+        """Look for the key, where the configuration has none.
+
+        Raises:
+            EnvironmentProblem: There is none (MN-0201), or a file with keys cannot be read (MN-0251, MN-0640).
+        """
+        if self._key is None:
+            model = self._model if isinstance(self._model, str) else None
+            self._key = await asyncio.to_thread(SecretsManager(None, self._named_url, model).resolve)
+
     async def _connected(self) -> AsyncAnthropic:
         if self._sdk is None:
-            if self._key is None:
-                model = self._model if isinstance(self._model, str) else None
-                self._key = await asyncio.to_thread(SecretsManager(None, self._named_url, model).resolve)
+            await self.find_key()
             self._sdk = await asyncio.to_thread(self._make)
         return self._sdk
 

@@ -65,6 +65,11 @@ enum Seat {
     Process(Arc<Worker>),
 }
 
+/// Between tries to start the loop, doubled each time.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// An import that fails costs a while of one core.
+const TRY_AGAIN_AT_MOST: Duration = Duration::from_secs(30);
+
 /// Set in the tickets of processes and in none of the loop's: a loop would need 2^31 items at once to get there.
 const OF_A_PROCESS: u64 = 1 << 31;
 
@@ -104,8 +109,43 @@ impl PythonHost {
         runtime.spawn(attend(tree.downgrade(), fate, store, directory));
     }
 
+    /// Gives the tree a host: at once if there can be one, else as soon as there can, for Python may be initialised, or
+    /// its package repaired, later. Until then the roles are degraded and the queue is kept (DOWN-1).
+    pub async fn serve_when_possible(tree: &Tree, store: Arc<dyn Store>, directory: Option<PathBuf>) {
+        let runtime = Handle::current();
+        match PythonHost::launch(&runtime, Arc::clone(&store), directory.clone()).await {
+            Ok(host) => host.serve(tree),
+            Err(error) => {
+                tracing::warn!(target: "mnemosyne.bridge", "there is no Python bridge: {error}; it is tried again");
+                let tree = tree.downgrade();
+                runtime.spawn(async move {
+                    if let Some((host, tree)) = launch_later(&tree, &store, directory.as_ref()).await {
+                        host.serve(&tree);
+                    }
+                });
+            }
+        }
+    }
+
     fn describe(&self) -> Value {
         json!({"id": self.inner.id, "boot": self.inner.store.boot(), "directory": self.inner.directory})
+    }
+}
+
+/// Tries until there is a host, or the tree is gone.
+async fn launch_later(
+    tree: &WeakTree,
+    store: &Arc<dyn Store>,
+    directory: Option<&PathBuf>,
+) -> Option<(PythonHost, Tree)> {
+    let mut pause = TRY_AGAIN;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(TRY_AGAIN_AT_MOST);
+        tree.upgrade()?;
+        if let Ok(host) = PythonHost::launch(&Handle::current(), Arc::clone(store), directory.cloned()).await {
+            return Some((host, tree.upgrade()?));
+        }
     }
 }
 
@@ -119,13 +159,18 @@ async fn attend(tree: WeakTree, mut fate: watch::Receiver<Fate>, store: Arc<dyn 
             Fate::Stuck(reason) => tree.bridge_stuck(Some(reason)),
             Fate::Lost(reason) => {
                 tree.bridge_stuck(Some(reason));
-                match PythonHost::launch(&Handle::current(), Arc::clone(&store), directory.clone()).await {
-                    Ok(host) => {
-                        fate = host.inner.fate.subscribe();
-                        tree.register_bridge(Arc::new(host));
+                let next = match PythonHost::launch(&Handle::current(), Arc::clone(&store), directory.clone()).await {
+                    Ok(host) => Some((host, tree)),
+                    Err(error) => {
+                        tree.bridge_stuck(Some(format!("no other loop could be started: {error}")));
+                        let weak = tree.downgrade();
+                        drop(tree);
+                        launch_later(&weak, &store, directory.as_ref()).await
                     }
-                    Err(error) => tree.bridge_stuck(Some(format!("no other loop could be started: {error}"))),
-                }
+                };
+                let Some((host, tree)) = next else { return };
+                fate = host.inner.fate.subscribe();
+                tree.register_bridge(Arc::new(host));
             }
         }
     }

@@ -18,7 +18,7 @@ pub use mnemosyne_core::{
     WorkItem, WorkResult,
 };
 pub use mnemosyne_runtime::{
-    AgentHandle, AgentHealth, AgentHost, AgentSource, AgentSpec, ChildSpec, Isolation, Restart, Shutdown,
+    AgentHandle, AgentHealth, AgentHost, AgentSource, AgentSpec, ChildSpec, Isolation, Restart, RoleState, Shutdown,
     SupervisorSpec, SupervisorView, SystemHealth, WorkerLimits,
 };
 pub use mnemosyne_store::{ItemSnapshot, RunSnapshot};

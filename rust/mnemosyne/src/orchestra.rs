@@ -88,7 +88,8 @@ impl OrchestraBuilder {
     }
 
     /// Opens the store and starts the tree on the caller's runtime. Without a host, and without Python initialised, the
-    /// tree runs all the same: roles are degraded with the reason, and the queue is kept (DOWN-1).
+    /// tree runs all the same: roles are degraded with the reason, the queue is kept, and Python is looked for again, so
+    /// that they recover when it is there (DOWN-1).
     ///
     /// # Errors
     /// The store cannot be opened.
@@ -162,12 +163,7 @@ fn add_claude_agents(_agents: &mut BTreeMap<AgentRole, AgentSpec>, _options: &Ru
 #[cfg(feature = "python")]
 async fn attach_python(tree: &Tree, store: &Arc<dyn Store>, path: &Path) {
     let directory = mnemosyne_store::boot::state_directory(path);
-    let runtime = tokio::runtime::Handle::current();
-    let host = mnemosyne_bridge::PythonHost::launch(&runtime, Arc::clone(store), Some(directory)).await;
-    // The tree says itself why its roles are degraded; a bridge can still be registered later.
-    if let Ok(host) = host {
-        host.serve(tree);
-    }
+    mnemosyne_bridge::PythonHost::serve_when_possible(tree, Arc::clone(store), Some(directory)).await;
 }
 
 #[cfg(not(feature = "python"))]
@@ -309,6 +305,14 @@ impl Orchestra {
         self.tree.health()
     }
 
+    /// What happened in the store since an event, oldest first; at most 1,000.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn events(&self, since: u64) -> Result<Vec<Event>, Problem> {
+        self.store.events(EventQuery { since, limit: 1_000, ..EventQuery::default() }).await
+    }
+
     /// The supervisors and their agents as data, defaults included.
     pub fn supervisors(&self) -> BTreeMap<AgentRole, SupervisorView> {
         self.tree.supervisors()
@@ -335,7 +339,7 @@ impl Orchestra {
         self.tree.scale(role, instances).await
     }
 
-    /// Attaches a host at once or later; degraded roles recover (DOWN-1).
+    /// Attaches a host of your own at once or later; degraded roles recover (DOWN-1). Python's is attached by itself.
     pub fn register_bridge(&self, host: SharedHost) {
         self.tree.register_bridge(host);
     }
