@@ -64,7 +64,9 @@ __all__ = ["hide", "register", "run"]
 _Kept = TypeVar("_Kept")
 
 BEAT_SECONDS = 1.0
-LAG_LIMIT_SECONDS = 5.0  # without a beat: all stacks are written, the loop is suspect; twice as long: it is left behind
+LAG_LIMIT_SECONDS = (
+    14.5  # a beat so late: all stacks are written, the loop is suspect; twice as late: it is left behind
+)
 CLOSE_SECONDS = 2.0  # for cancelled work, then for the agents' own close()
 LEFT_SECONDS = 0.5  # for tasks that agents started and left
 GRACE_SECONDS = 5.0  # for a plain function whose item was cancelled; the runtime abandons the item after the same time

@@ -10,7 +10,6 @@ import contextlib
 import gc
 import os
 import statistics
-import sys
 import tempfile
 import time
 from datetime import datetime
@@ -27,12 +26,15 @@ from mnemosyne import (
     Phase,
     WorkItem,
 )
+from mnemosyne.agents.agent_factory import make_agent
 from mnemosyne.bridge import SupervisorSpec
 
 CROWDS = (10, 100, 1_000)
 ROUNDS = 5
 FIRST_CRASHES = 200
-LATER_CRASHES = 4
+LATER_CRASHES = 4  # of each agent: the delays are at most 0.5, 1, 2 and 4 s
+LATER_AGENTS = 25
+PEOPLE = 1_000  # Python objects whose memory is measured
 
 
 class Idle(AgentExecutionMixin):
@@ -62,10 +64,11 @@ def resident() -> int:
 
 
 async def until_idle(tree: Orchestra, count: int) -> None:
-    while True:
-        agents = tree.health().roles[AgentRole.EXECUTOR].agents
-        if sum(agent.state == "idle" for agent in agents) == count:
-            return
+    """Poll the youngest agent, which starts last: to ask a thousand is work for the interpreter that starts them."""
+    youngest = [agent for agent in tree.agents() if agent.role is AgentRole.EXECUTOR][-1]
+    while youngest.health().state != "idle":  # noqa: ASYNC110 - polling a condition
+        await asyncio.sleep(0.001)
+    while [one.state for one in tree.health().roles[AgentRole.EXECUTOR].agents] != ["idle"] * count:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
 
 
@@ -79,6 +82,13 @@ async def crowd(tree: Orchestra, count: int) -> tuple[float, float, float]:
     began = time.perf_counter()
     await tree.scale(AgentRole.EXECUTOR, 1)
     return started, time.perf_counter() - began, size
+
+
+def object_size() -> float:
+    """Bytes of one agent's Python object, as its host makes it."""
+    before = resident()
+    kept = [make_agent(Idle, {}) for _ in range(PEOPLE)]
+    return (resident() - before) / len(kept)
 
 
 async def works_again(agent: ClaudeAgentBridge) -> None:
@@ -110,7 +120,14 @@ async def crashes(tree: Orchestra) -> tuple[list[float], list[tuple[float, float
         await works_again(agent)
         first.append(time.perf_counter() - began)
         await agent.shutdown(timeout=0)
-    agent = await tree.add_agent(AgentRole.EXECUTOR, AgentSpec(source=Idle, in_flight=2))
+    agents = [
+        await tree.add_agent(AgentRole.EXECUTOR, AgentSpec(source=Idle, in_flight=2)) for _ in range(LATER_AGENTS)
+    ]
+    return first, [pair for pairs in await asyncio.gather(*map(later_crashes, agents)) for pair in pairs]
+
+
+async def later_crashes(agent: ClaudeAgentBridge) -> list[tuple[float, float]]:
+    """Announced and real delays of the restarts of one agent, from the stored events."""
     await works_again(agent)
     for _ in range(LATER_CRASHES + 1):
         await fill_window(agent)
@@ -126,30 +143,41 @@ async def crashes(tree: Orchestra) -> tuple[list[float], list[tuple[float, float
             if delay > 0:
                 later.append((delay, (at - said_at).total_seconds()))
             if event.generation == LATER_CRASHES + 2:
-                break
-    return first, later
+                return later
+    raise AssertionError("the stream ended")
 
 
 async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with orchestra(folder) as tree:
             await crowd(tree, 50)  # what is made once: threads, caches, the first pages
-            print("| idle agents | start, ms | stop, ms | us per agent, started and stopped | bytes per agent |")
-            print("|---|---|---|---|---|")
-            own = sys.getsizeof(Idle()) + sys.getsizeof(vars(Idle()))
+            print("| idle agents | start, ms | stop, ms | µs each: start | stop | bytes each, beyond the object |")
+            print("|---|---|---|---|---|---|")
+            own = object_size()
             for count in CROWDS:
                 rounds = [await crowd(tree, count) for _ in range(ROUNDS)]
                 start, stop = (statistics.median(column) for column in list(zip(*rounds, strict=True))[:2])
-                size = max(size for _, _, size in rounds) - own
-                each = (start + stop) / count * 1e6
-                print(f"| {count:,} | {start * 1e3:.1f} | {stop * 1e3:.1f} | {each:.0f} | {max(size, 0):,.0f} |")
+                # Pages that the allocator keeps from a round before count for nothing in the next: the first tells.
+                size = (
+                    f"{max(size for _, _, size in rounds) - own:,.0f}"
+                    if count >= CROWDS[-1]
+                    else "below a page's noise"
+                )
+                each = f"{start / count * 1e6:.0f} | {stop / count * 1e6:.0f}"
+                print(f"| {count:,} | {start * 1e3:.1f} | {stop * 1e3:.1f} | {each} | {size} |")
+            print(f"\nthe object itself: {own:,.0f} bytes")
         async with orchestra(folder) as tree:
             first, later = await crashes(tree)
     first.sort()
     p50, p99 = first[len(first) // 2] * 1e3, first[int(len(first) * 0.99)] * 1e3
     print(f"\nfirst crash to the next result: p50 {p50:.1f} ms, p99 {p99:.1f} ms, worst {first[-1] * 1e3:.1f} ms")
-    for delay, real in later:
-        print(f"announced {delay * 1e3:.0f} ms, started after {real * 1e3:.0f} ms")
+    late = sorted(real - delay for delay, real in later)
+    longest = max(delay for delay, _ in later)
+    print(
+        f"{len(late)} later crashes, announced delays up to {longest * 1e3:.0f} ms, started so much after these: "
+        f"p50 {late[len(late) // 2] * 1e3:.1f} ms, p99 {late[int(len(late) * 0.99)] * 1e3:.1f} ms, "
+        f"worst {late[-1] * 1e3:.1f} ms, earliest {late[0] * 1e3:.1f} ms"
+    )
 
 
 if __name__ == "__main__":

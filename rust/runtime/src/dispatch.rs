@@ -168,7 +168,7 @@ impl Supervisor {
         let ClaimAnswer { record, generation, found } = answer;
         let Some((key, claimed, place)) = found else { return };
         let wanted = record.generation() == generation && !unwanted && !record.is_closing();
-        let slot = self.slots.iter().find(|slot| slot.record.agent_id == record.agent_id);
+        let slot = self.slot(&record.agent_id).map(|slot| &*slot);
         match slot.and_then(Slot::open).filter(|_| wanted) {
             Some(child) => {
                 let deadline = deadline_after(claimed.item.work.timeout_seconds);

@@ -41,9 +41,9 @@ impl Supervisor {
         let first = id(index);
         // Those of the restart before that were not started yet are still to be started.
         let left = self.group.take().map(|group| group.members).unwrap_or_default();
-        let down = |id: &String| self.slots.iter().any(|slot| slot.record.agent_id == *id && slot.child.is_none());
+        let down = |id: &String| self.place(id).is_some_and(|index| self.slots[index].child.is_none());
         members.extend(left.into_iter().filter(|id| !members.contains(id) && down(id)).collect::<Vec<_>>());
-        members.sort_by_key(|id| self.slots.iter().position(|slot| slot.record.agent_id == *id));
+        members.sort_by_key(|id| self.place(id));
         self.group = Some(Group { members, first, reason, delay_ms, stage: Stage::Stopping });
     }
 
@@ -121,7 +121,7 @@ impl Supervisor {
     async fn start_oldest(&mut self) {
         let Some(group) = self.group.take() else { return };
         for id in &group.members {
-            let Some(index) = self.slots.iter().position(|slot| slot.record.agent_id == *id) else { continue };
+            let Some(index) = self.place(id) else { continue };
             let slot = &self.slots[index];
             let (state, started) = (slot.record.book().state, slot.child.is_some());
             let out = slot.stopped || matches!(state, AgentState::Degraded | AgentState::Quarantined);

@@ -50,8 +50,24 @@ pub(crate) fn add_agent(
     Ok(AgentHandle::new(tree.clone(), record, agent))
 }
 
+/// Adds one agent like the first ones of its role, or of another class (`package.module:Class`) with their configuration.
+pub(crate) fn add_like(tree: &Arc<TreeRecord>, role: AgentRole, class: Option<&str>) -> Result<(), Problem> {
+    let template = tree.role(role).and_then(|role| role.template.clone());
+    let spec = match (template, class.map(AgentSpec::import)) {
+        (Some(like), None) => like,
+        (Some(like), Some(own)) => AgentSpec { source: own.source, importable: own.importable, ..like },
+        (None, Some(own)) => own,
+        (None, None) => {
+            let message = format!("the role {role} was begun without an agent that another could be like");
+            return Err(Problem::new(ProblemKind::InvalidInput, codes::NO_POOL, message).hint("name a class"));
+        }
+    };
+    add_agent(tree, role, spec, None).map(drop)
+}
+
 /// New agents like the first ones, or the youngest are ended, side by side, each with the time of its own specification,
-/// and are not kept. Agents that were added by hand, or were ended, are not counted.
+/// and are not kept. The youngest of all is told first: who goes is then found at the end of each list. Agents that were
+/// added by hand, or were ended, are not counted.
 pub(crate) async fn scale(tree: &Arc<TreeRecord>, role: AgentRole, instances: u32) -> Result<(), Problem> {
     let Some((record, template)) = tree.role(role).and_then(|role| role.pool()) else {
         let message = format!("the role {role} is no pool that could be scaled");
@@ -65,6 +81,6 @@ pub(crate) async fn scale(tree: &Arc<TreeRecord>, role: AgentRole, instances: u3
     for _ in agents.len()..wanted {
         add_agent(tree, record.role, template.clone(), None)?;
     }
-    join_all(agents.iter().skip(wanted).map(AgentHandle::remove)).await;
+    join_all(agents.iter().skip(wanted).rev().map(AgentHandle::remove)).await;
     Ok(())
 }

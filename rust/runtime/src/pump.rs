@@ -5,7 +5,7 @@
 use crate::drain::drain_and_interrupt;
 use crate::handle::AgentHandle;
 use crate::health::{StoreHealth, StoreState};
-use crate::pool::scale;
+use crate::pool::{add_like, scale};
 use crate::record::{Retry, TreeRecord, locked};
 use crate::role_supervisor::RoleMessage;
 use mnemosyne_core::{AgentState, Problem, ProblemKind, RunState};
@@ -158,6 +158,10 @@ async fn try_to_obey(tree: &Arc<TreeRecord>, command: &NewCommand) -> Result<(),
         ["scale", role, count] => match (role.parse(), count.parse()) {
             (Ok(role), Ok(count)) => scale(tree, role, count).await,
             _ => Ok(()),
+        },
+        ["add", role, source @ ..] => match role.parse() {
+            Ok(role) => add_like(tree, role, source.first().copied()),
+            Err(_) => Ok(()),
         },
         [verb, agent_id] => {
             let found = AgentHandle::all(tree).into_iter().find(|agent| agent.agent_id() == *agent_id);

@@ -62,7 +62,7 @@ pub(crate) struct Seen {
 /// Work that has said nothing for so long is shown as slow. Nothing else is done about it: its loop is alive, its time limit
 /// holds, and a model may well think for minutes. What hangs (no heartbeat) is left behind instead.
 pub(crate) const SLOW_AFTER: Duration = Duration::from_secs(120);
-/// A worker process whose loop has not beaten for so long is suspect.
+/// An agent whose loop has not beaten for so long is suspect, on the thread and in a process.
 const SUSPECT_AFTER: Duration = Duration::from_secs(15);
 
 /// Direct work that a tree holds at a time, all agents together: the queue of its bridge is never longer than this.
@@ -267,7 +267,10 @@ impl RoleRecord {
     /// Forgets an agent that has ended; who has a handle may still ask it.
     pub(crate) fn forget(&self, tree: &TreeRecord, agent_id: &str) {
         locked(&tree.names).free(self.role, agent_id);
-        locked(&self.agents).retain(|agent| agent.agent_id != agent_id);
+        let mut agents = locked(&self.agents);
+        if let Some(index) = agents.iter().rposition(|agent| agent.agent_id == agent_id) {
+            agents.remove(index);
+        }
     }
 
     /// Itself and what its agents are made from, if it can be scaled.
@@ -458,10 +461,8 @@ impl AgentRecord {
             None => host.and_then(|host| host.heartbeat_age()),
         };
         // The bridge's loop has no part in what a process does.
-        let stuck = match process {
-            Some(process) => process.heartbeat_age >= SUSPECT_AFTER,
-            None => locked(&role.stuck).is_some(),
-        };
+        let silent = heartbeat.is_some_and(|age| age >= SUSPECT_AFTER);
+        let stuck = silent || process.is_none() && locked(&role.stuck).is_some();
         let book = self.book();
         let count = book.window.count(tree.now());
         let working = book.state == AgentState::Busy;

@@ -23,7 +23,7 @@ use crate::host::{Restart, SharedHost, Shutdown, WorkKey};
 use crate::record::{AgentRecord, RoleRecord, TreeRecord, clip, locked};
 use mnemosyne_core::{AgentState, EventKind, Exit, RestartDecision};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -121,6 +121,7 @@ impl Actor for RoleSupervisor {
             tree,
             role,
             slots: Vec::new(),
+            places: HashMap::new(),
             next: 0,
             asking: 0,
             wake_again: false,
@@ -251,7 +252,10 @@ pub(crate) struct Supervisor {
     pub(crate) myself: ActorRef<RoleMessage>,
     pub(crate) tree: Arc<TreeRecord>,
     pub(crate) role: Arc<RoleRecord>,
+    /// In start order.
     pub(crate) slots: Vec<Slot>,
+    /// Where the slot of each agent is: a thousand agents that start are not each looked for among a thousand.
+    places: HashMap<String, usize>,
     /// Where the next pull begins, so that idle agents take turns.
     pub(crate) next: usize,
     /// Claims under way.
@@ -313,8 +317,13 @@ impl Supervisor {
         }
     }
 
+    pub(crate) fn place(&self, agent_id: &str) -> Option<usize> {
+        self.places.get(agent_id).copied()
+    }
+
     pub(crate) fn slot(&mut self, agent_id: &str) -> Option<&mut Slot> {
-        self.slots.iter_mut().find(|slot| slot.record.agent_id == agent_id)
+        let index = self.place(agent_id)?;
+        self.slots.get_mut(index)
     }
 
     /// The slot, if `generation` is the one that lives (FENCE-2).
@@ -326,15 +335,16 @@ impl Supervisor {
 
     /// Takes an agent under supervision: a new one, or one whose earlier supervisor died.
     async fn adopt(&mut self, record: Arc<AgentRecord>) {
-        if self.slots.iter().any(|slot| slot.record.agent_id == record.agent_id) {
+        if self.places.contains_key(&record.agent_id) {
             return;
         }
         let (generation, state) = {
             let book = record.book();
             (book.generation, book.state)
         };
+        let index = self.slots.len();
+        self.places.insert(record.agent_id.clone(), index);
         self.slots.push(Slot::new(record));
-        let index = self.slots.len() - 1;
         match state {
             _ if self.slots[index].record.is_closing() => self.finish_stop(index),
             _ if generation == 0 => {
@@ -380,7 +390,7 @@ impl Supervisor {
     /// A child is gone. Messages about earlier children are dropped.
     fn ended(&mut self, child: &ActorCell, reason: String, abnormal: bool) {
         let is_child = |slot: &Slot| slot.child.as_ref().is_some_and(|known| known.get_id() == child.get_id());
-        let Some(index) = self.slots.iter().position(is_child) else { return };
+        let Some(index) = self.slots.iter().rposition(is_child) else { return };
         let slot = &mut self.slots[index];
         slot.child = None;
         slot.ready = false;
@@ -464,13 +474,8 @@ impl Supervisor {
     }
 
     async fn restart_due(&mut self, agent_id: &str, generation: u64) {
-        let due = |slot: &Slot| {
-            slot.record.agent_id == agent_id
-                && slot.record.generation() == generation
-                && slot.child.is_none()
-                && !slot.stopped
-        };
-        if let Some(index) = self.slots.iter().position(due) {
+        let due = |slot: &Slot| slot.record.generation() == generation && slot.child.is_none() && !slot.stopped;
+        if let Some(index) = self.place(agent_id).filter(|index| due(&self.slots[*index])) {
             self.slots[index].restart_timer = None;
             self.spawn_child(index).await;
         }
@@ -494,7 +499,7 @@ impl Supervisor {
 
     /// By a person: not counted, and earlier restarts are forgiven. An agent that was ended is started once more.
     fn restart(&mut self, agent_id: &str, reason: String, reply: oneshot::Sender<AgentHealth>) {
-        let Some(index) = self.slots.iter().position(|slot| slot.record.agent_id == agent_id) else { return };
+        let Some(index) = self.place(agent_id) else { return };
         let slot = &mut self.slots[index];
         if slot.stopped && (slot.child.is_some() || slot.forget || self.tree.is_draining()) {
             return; // dropping the reply says so
@@ -515,7 +520,7 @@ impl Supervisor {
     }
 
     fn stop_agent(&mut self, agent_id: &str, shutdown: Shutdown, forget: bool, reply: oneshot::Sender<()>) {
-        let Some(index) = self.slots.iter().position(|slot| slot.record.agent_id == agent_id) else { return };
+        let Some(index) = self.place(agent_id) else { return };
         let slot = &mut self.slots[index];
         slot.stopped = true;
         slot.forget |= forget;
@@ -552,7 +557,7 @@ impl Supervisor {
         }
         slot.restart_replies.clear();
         let replies = std::mem::take(&mut slot.stop_replies);
-        self.forget_ended();
+        self.forget_if_over(index);
         self.judge_unless_well();
         for reply in replies {
             let _ = reply.send(());
@@ -567,16 +572,25 @@ impl Supervisor {
         self.finish_stop(index);
     }
 
-    /// Lets go of agents that are over, once no claim of theirs is left to be ended.
-    pub(crate) fn forget_ended(&mut self) {
-        let role = &self.role;
-        self.slots.retain(|slot| {
-            let over = slot.forget && slot.child.is_none() && slot.claiming == 0 && slot.record.custody.is_empty();
-            if over {
-                role.forget(&self.tree, &slot.record.agent_id);
+    /// Lets go of an agent that is over, once no claim of it is left to be ended.
+    fn forget_if_over(&mut self, index: usize) {
+        let slot = &self.slots[index];
+        if slot.forget && slot.child.is_none() && slot.claiming == 0 && slot.record.custody.is_empty() {
+            let slot = self.slots.remove(index);
+            self.places.remove(&slot.record.agent_id);
+            for later in &self.slots[index..] {
+                if let Some(place) = self.places.get_mut(&later.record.agent_id) {
+                    *place -= 1;
+                }
             }
-            !over
-        });
+            self.role.forget(&self.tree, &slot.record.agent_id);
+        }
+    }
+
+    pub(crate) fn forget_ended(&mut self) {
+        for index in (0..self.slots.len()).rev() {
+            self.forget_if_over(index);
+        }
     }
 
     fn ready(&mut self, agent_id: &str, generation: u64) {
@@ -598,7 +612,7 @@ impl Supervisor {
             }
         }
         self.judge_unless_well();
-        if let Some(index) = self.slots.iter().position(|slot| slot.record.agent_id == agent_id) {
+        if let Some(index) = self.place(agent_id) {
             self.stand(index);
         }
         self.pull(1);

@@ -59,6 +59,8 @@ pub(crate) struct MemoryHost {
     pub(crate) start_delays: Mutex<BTreeMap<String, u64>>,
     /// When the work of this host last said anything.
     pub(crate) progressed: Mutex<Option<Instant>>,
+    /// How long ago its loop beat.
+    pub(crate) beat_age: Mutex<Duration>,
 }
 
 impl MemoryHost {
@@ -74,6 +76,7 @@ impl MemoryHost {
             submissions: Mutex::default(),
             start_delays: Mutex::default(),
             progressed: Mutex::default(),
+            beat_age: Mutex::new(Duration::from_secs(1)),
         })
     }
 
@@ -165,7 +168,7 @@ impl AgentHost for Shared {
     }
 
     fn heartbeat_age(&self) -> Option<Duration> {
-        Some(Duration::from_secs(1))
+        Some(*locked(&self.0.beat_age))
     }
 
     fn progress_age(&self, _: &str) -> Option<Duration> {

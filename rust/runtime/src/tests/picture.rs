@@ -3,6 +3,7 @@
 use super::strategies::{agent, calm, family, of};
 use super::*;
 use crate::health::IntakeState;
+use crate::host::AgentSource;
 use crate::{Live, StateManager};
 use mnemosyne_core::{Picture, Strategy, SupervisorSpec};
 
@@ -144,6 +145,15 @@ async fn commands_of_another_process_reach_agents_pools_and_the_whole_tree() {
     until_state(&agent(&world, "executor-2"), AgentState::Stopped).await;
     post("scale executor 4").await;
     eventually("four work beside the one that was ended", async || world.tree.agents().len() == 5).await;
+    post("add executor other:Class").await;
+    eventually("a fifth", async || world.tree.agents().len() == 6).await;
+    until_idle(&agent(&world, "executor-6"), 1).await;
+    let children = world.tree.supervisors().remove(&AgentRole::Executor).unwrap().children;
+    assert_eq!(children.last().unwrap().source, AgentSource::Import("other:Class".into()));
+    post("add reviewer").await; // which was begun without an agent that another could be like
+    post("add reviewer other:Reviewer").await;
+    eventually("one more", async || world.tree.agents().len() == 7).await;
+    until_idle(&agent(&world, "reviewer-1"), 1).await;
     assert_eq!(agent(&world, "executor-1").generation(), 2);
     world.submit("under-way").await;
     eventually("it runs", async || world.host.busy() == 1).await;
@@ -173,7 +183,12 @@ async fn slow_work_is_told_from_a_loop_that_hangs() {
     say();
     assert_eq!(executor.health().state, AgentState::Busy, "it was only slow");
     sleep(crate::record::SLOW_AFTER).await;
-    world.tree.bridge_stuck(Some("the loop has done nothing for 10 s".into()));
+    *locked(&world.host.beat_age) = Duration::from_millis(14_999);
+    assert_eq!(executor.health().state, AgentState::Slow);
+    *locked(&world.host.beat_age) = Duration::from_secs(15);
+    assert_eq!((executor.health().state, executor.health().is_healthy), (AgentState::Suspect, false));
+    *locked(&world.host.beat_age) = Duration::from_secs(1);
+    world.tree.bridge_stuck(Some("the loop has done nothing for 30 s".into()));
     let health = executor.health();
     assert_eq!((health.state, health.is_healthy), (AgentState::Suspect, false), "hung is worse than slow");
     world.tree.bridge_stuck(None);

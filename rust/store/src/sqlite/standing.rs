@@ -11,7 +11,15 @@ use tokio::sync::OwnedSemaphorePermit;
 
 /// All that stand; shared by a handle and its writer.
 #[derive(Clone, Default)]
-pub(crate) struct Standing(Arc<Mutex<Vec<Arc<dyn Stander>>>>);
+pub(crate) struct Standing(Arc<Mutex<All>>);
+
+#[derive(Default)]
+struct All {
+    standers: Vec<Arc<dyn Stander>>,
+    /// How many there were, at the last look, that still wait. Those that are over are looked for when there are twice as
+    /// many: a thousand agents that start are not each asked a thousand times.
+    known: usize,
+}
 
 /// A claim that is given once it is committed.
 pub(crate) struct Given {
@@ -37,8 +45,11 @@ pub(crate) enum Found {
 impl Standing {
     pub(crate) fn stand(&self, stander: Arc<dyn Stander>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|stander| !stander.is_over());
-        all.push(stander);
+        all.standers.push(stander);
+        if all.standers.len() > 2 * all.known {
+            all.standers.retain(|stander| !stander.is_over());
+            all.known = all.standers.len();
+        }
     }
 
     /// Claims for those of one role, in turns, until there is no item or no room any more; whether it was the items that
@@ -49,7 +60,7 @@ impl Standing {
         given: &mut Vec<Given>,
         mut claim: impl FnMut(&dyn Stander) -> Result<Found, super::failure::Failure>,
     ) -> Result<bool, super::failure::Failure> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = &mut self.0.lock().unwrap_or_else(PoisonError::into_inner).standers;
         if all.len() > 1 {
             all.rotate_left(1); // nobody is always the first
         }
