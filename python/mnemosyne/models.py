@@ -230,7 +230,8 @@ class AgentHealth(BaseModel):
     next_restart_at: str | None = None
     heartbeat_age_seconds: float | None = None
     progress_age_seconds: float | None = Field(
-        default=None, description="Since its claimed work last said anything (a step, a tool, a word), while it works."
+        default=None,
+        description="Since its claimed work last said anything (a step, a tool, a piece of an answer), while it works.",
     )
     pid: int | None = Field(default=None, description="Of its process, where it has one of its own.")
 

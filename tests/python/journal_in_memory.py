@@ -58,7 +58,7 @@ class MemoryJournal:
         return answer
 
     def notify(self, request: dict[str, JsonValue]) -> None:
-        self.progress.append(str(request["message"]))
+        self.progress.append(str(request.get("message", "")))
 
     def _commit(self, request: dict[str, Any]) -> JsonValue:
         self.calls.append(request)

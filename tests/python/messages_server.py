@@ -28,7 +28,7 @@ class Reply:
 
     ``ending``: ``whole`` sends everything; ``cut`` ends the body cleanly after the events given; ``drop`` closes the
     connection in the middle of the body; ``silent`` says nothing more until the client goes away.
-    ``silence``: Seconds before the status line.
+    ``silence``: Seconds before the status line. ``pause``: Seconds before each event.
     """
 
     status: int = 200
@@ -38,6 +38,7 @@ class Reply:
     content_type: str = "application/json"
     ending: str = "whole"
     silence: float = 0.0
+    pause: float = 0.0
 
 
 @dataclass
@@ -116,6 +117,7 @@ class MessagesServer:
                 self.send_header("transfer-encoding", "chunked")
                 self.end_headers()
                 for event in reply.events:
+                    time.sleep(reply.pause)
                     data = event["raw"] if "raw" in event else f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
                     self._chunk(data.encode("utf-8"))
                 if reply.ending == "silent":

@@ -220,6 +220,18 @@ async def test_reservations_artifacts_and_progress_go_to_the_runtime() -> None:
     assert journal.progress == ["half way"]
 
 
+async def test_what_streams_is_told_at_once_and_then_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("mnemosyne.agents.context.time.monotonic", lambda: now)
+    journal = MemoryJournal()
+    context = context_on(journal)
+    for _ in range(50):
+        for _ in range(1_000):
+            context.progressed()
+        now += 0.1
+    assert len(journal.progress) == 5
+
+
 async def test_direct_work_runs_its_steps_and_keeps_nothing() -> None:
     log = list[str]()
     context = context_on(None)

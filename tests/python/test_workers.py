@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from messages_server import MessagesServer, Reply, stream
 from mnemosyne import (
     AgentError,
     AgentRole,
@@ -37,7 +38,7 @@ from mnemosyne import (
 from mnemosyne.models import Acceptance, PlanTask
 from mnemosyne.orchestra import show_run
 from pydantic import SecretStr
-from worker_agents import Burns, Does, Packs, Plain
+from worker_agents import Burns, Does, Listens, Packs, Plain
 
 KEY = SecretStr("test-key-that-is-never-used")
 LIVE_ITEMS = int(os.environ.get("MNEMOSYNE_LIVE_ITEMS", "10"))
@@ -305,6 +306,48 @@ async def test_an_agent_that_is_left_behind_twice_goes_on_in_a_process_of_its_ow
         reasons = [str(event.data["reason"]) for event in await recorded(opened, "agent_restarted")]
         assert result.data["pid"] == opened.health().roles[AgentRole.EXECUTOR].agents[0].pid != os.getpid()
         assert [reason.endswith("a process of its own") for reason in reasons] == [False, True]
+
+
+async def test_truth_2_a_model_that_streams_slowly_is_progress_and_an_agent_that_says_nothing_is_not(
+    store: Path,
+) -> None:
+    story = stream([{"type": "text", "text": "once upon a time"}] * 6, "end_turn")
+    slowly = Reply(events=story, pause=0.15)
+    with MessagesServer(slowly, slowly) as server:
+        agents = {
+            AgentRole.EXECUTOR: in_process(Listens, instances=2),
+            AgentRole.REVIEWER: AgentSpec(source=Listens, instances=2),
+        }
+        async with orchestra(store, in_process(Listens, instances=2), agents=agents) as opened:
+            works = [
+                await opened.submit_work(
+                    WorkItem(
+                        id=f"{role}-{what}",
+                        description="d",
+                        phase=Phase.PLAN_TO_ARTIFACTS,
+                        role=role,
+                        context={"url": server.url} if what == "hears" else {},
+                        timeout_seconds=60,
+                    )
+                )
+                for role in agents
+                for what in ("hears", "waits")
+            ]
+            ages: dict[str, float] = {}  # as last seen
+            ended = [asyncio.ensure_future(work.result()) for work in works if work.id.endswith("hears")]
+            while not all(work.done() for work in ended):
+                for role in agents:
+                    for agent in opened.health().roles[role].agents:
+                        if agent.progress_age_seconds is not None:
+                            ages[agent.agent_id] = agent.progress_age_seconds
+                await asyncio.sleep(0.05)
+            assert all(work.result().success for work in ended)
+            for work in works:
+                await work.cancel()
+    took = slowly.pause * len(story)
+    for role in agents:
+        heard, silent = sorted(age for name, age in ages.items() if name.startswith(role))
+        assert heard < took / 2 < took - 1 < silent, ages
 
 
 SCRIPT = """

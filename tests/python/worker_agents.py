@@ -151,6 +151,25 @@ class Burns(AgentExecutionMixin):
         return {"success": True}
 
 
+class Listens(AgentExecutionMixin):
+    """Asks its model something; without a server it waits and says nothing."""
+
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        from mnemosyne.llm import ClaudeSession, Client, SessionOptions
+
+        url = work_dict["context"].get("url")
+        if url is None:
+            await asyncio.sleep(3600)
+        client = Client({"base_url": url, "api_key": "none"})
+        options = SessionOptions(model="demo", system="")
+        async with ClaudeSession(client, self.context, options) as session:
+            await session.query("tell me a long story")
+            async for _ in session.receive_response():
+                pass
+        await client.close()
+        return {"success": True}
+
+
 class Packs(AgentExecutionMixin):
     async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
         return {"success": True, "data": {"pack": "nothing"}}

@@ -35,6 +35,7 @@ _log = get_logger("mnemosyne.agents")
 
 _ERROR_LENGTH = 4000  # characters of an error that the journal keeps
 _DIRECT_PATIENCE = 30.0  # seconds: nobody can park direct work, and its caller waits
+_PROGRESS_SECONDS = 1.0  # between two words of progress about what streams: its age is read in seconds
 _MARGIN = 30.0  # seconds before the end of a claim, in which it is given back rather than timed out
 
 
@@ -184,6 +185,7 @@ class AgentContext:
         self._loading = asyncio.Lock()
         self._margin = min(_MARGIN, item.timeout_seconds / 10)
         self._ends = time.monotonic() + item.timeout_seconds
+        self._progress_due = 0.0
 
     def patience(self, waited: float) -> float:
         """Return for how many seconds more a turn that has ``waited`` may wait for its server.
@@ -340,6 +342,17 @@ class AgentContext:
                 "fraction": fraction,
             }
         )
+
+    def progressed(self) -> None:
+        """Say that more of what the work waits for has come: some bytes, some tokens.
+
+        For every piece of a stream, however many there are: it is told once a second at most. Work that says nothing
+        for two minutes is shown as slow.
+        """
+        now = time.monotonic()
+        if now >= self._progress_due:
+            self._progress_due = now + _PROGRESS_SECONDS
+            self._upcalls.notify({"op": "progress", "item": self.item.id, "epoch": self.epoch})
 
     def _count(self, usage: object) -> None:
         """Count what the store has taken, and not before: the two views agree."""

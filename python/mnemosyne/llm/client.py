@@ -97,12 +97,12 @@ class Client:
         """Whether it is Anthropic's own server, which knows more of the API than others do."""
         return self.base_url == ANTHROPIC
 
-    async def send(self, body: dict[str, JsonValue], began: Callable[[], None] = lambda: None) -> Turn:
+    async def send(self, body: dict[str, JsonValue], heard: Callable[[], None] = lambda: None) -> Turn:
         """Send ``body`` once and return the complete answer.
 
         Args:
             body: The request.
-            began: Called when the first content of the answer comes.
+            heard: Called with each piece of the answer's content.
 
         Raises:
             TurnError: No complete answer; ``failure`` says in which way.
@@ -118,7 +118,7 @@ class Client:
             stream = await sdk.messages.create(**arguments)
             _reached.add(self.base_url)
             async with stream:
-                return await self._read(stream.response, str(body["model"]), began)
+                return await self._read(stream.response, str(body["model"]), heard)
         except anthropic.APIStatusError as error:
             _reached.add(self.base_url)
             self._raise_status(error)
@@ -171,7 +171,7 @@ class Client:
         if sdk is not None:
             await sdk.close()
 
-    async def _read(self, response: httpx2.Response, model: str, began: Callable[[], None]) -> Turn:
+    async def _read(self, response: httpx2.Response, model: str, heard: Callable[[], None]) -> Turn:
         import httpx2
         from anthropic import AsyncStream
 
@@ -191,7 +191,7 @@ class Client:
         if isinstance(response.stream, httpx2.AsyncByteStream):
             response.stream = Watched(response.stream, BETWEEN_BYTES_SECONDS)
         events = AsyncStream.raw_events(response)
-        turn = await read_turn(events, model, began)
+        turn = await read_turn(events, model, heard)
         # Only a stream read to its end leaves its connection usable; the turn itself is complete already.
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_DRAIN_SECONDS):

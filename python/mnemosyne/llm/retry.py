@@ -56,6 +56,8 @@ class Journal(Protocol):
 
     def patience(self, waited: float) -> float: ...
 
+    def progressed(self) -> None: ...
+
     async def breaker(self, opened: bool, data: dict[str, JsonValue]) -> None: ...
 
 
@@ -195,7 +197,7 @@ class _Asking:
         assert self._permit is not None  # the journal admits before it runs a step
         metrics = get_metrics_collector()
         try:
-            turn = await self._client.send(self._request.body, began=self._permit.accepted)
+            turn = await self._client.send(self._request.body, heard=self._heard)
         except TurnError as error:
             self._permit.failed(error.failure, error.retry_after)
             self._next, self._refusal = self._patience.after(error), error
@@ -206,6 +208,12 @@ class _Asking:
         metrics.count_api_call("ok")
         self._request.check(turn)
         return turn.to_json(), turn.usage
+
+    def _heard(self) -> None:
+        """A piece of the answer came: the server has taken the request, and the work goes on."""
+        if self._permit is not None:
+            self._permit.accepted()
+        self._journal.progressed()
 
     def _described(self, error: TurnError) -> dict[str, JsonValue]:
         """What the event of a failed try says of it."""

@@ -184,13 +184,14 @@ class _Assembly:
         return Turn(_encodable(content), self.stop_reason, usage, self.identifier, self.stop_details)
 
 
-async def read_turn(events: AsyncIterable[ServerEvent], model: str, began: Callable[[], None] = lambda: None) -> Turn:
+async def read_turn(events: AsyncIterable[ServerEvent], model: str, heard: Callable[[], None] = lambda: None) -> Turn:
     """Read a stream to its ``message_stop``.
 
     Args:
         events: As they come.
         model: For the price.
-        began: Called when the first content comes: until then a server may still say that it is overloaded.
+        heard: Called with each piece of the content, and not for a ping, which says that the server lives and no more.
+            Until the first a server may still say that it is overloaded.
 
     Raises:
         TurnError: The stream was cut or cannot be understood; asking again may help.
@@ -209,8 +210,8 @@ async def read_turn(events: AsyncIterable[ServerEvent], model: str, began: Calla
                 details = error if _is_object(error) else {}
                 raise StreamError(str(details.get("type", "")), str(details.get("message", "")))
             assembly.take(decoded)
-            if assembly.blocks:
-                began()
+            if assembly.blocks and decoded.get("type") != "ping":
+                heard()
             if assembly.stopped:
                 break
     except (ValueError, KeyError, TypeError) as error:
