@@ -650,7 +650,8 @@ async def post_command(store: Path, run_id: str, kind: str, reason: str = "reque
     """Leave a command for the process that works on a run; it looks for commands every 0.2 s.
 
     Args:
-        kind: ``drain SECONDS``; ``restart``, ``stop`` or ``release`` with an agent; ``scale ROLE COUNT``.
+        kind: ``drain SECONDS``; ``restart``, ``stop`` or ``release`` with an agent; ``scale ROLE COUNT``;
+            ``add ROLE`` and, where it is not to be like the first ones, ``module:Class``.
     """
     command: Json = {"run": run_id, "kind": kind, "reason": reason}
     await _ask(await _open(store), {"op": "post_command", "command": command})

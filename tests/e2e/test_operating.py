@@ -56,7 +56,9 @@ def test_a_drain_from_another_process_is_what_sigterm_does(sandbox: Sandbox, hel
     assert not {event["item"] for event in resumed.events if event["kind"] == "work_started"} & finished
 
 
-def test_agents_are_listed_restarted_stopped_and_scaled_from_another_process(sandbox: Sandbox, held: Running) -> None:
+def test_agents_are_listed_restarted_stopped_scaled_and_added_from_another_process(
+    sandbox: Sandbox, held: Running
+) -> None:
     seen = agents(sandbox)
     busy = [name for name, agent in seen.items() if agent["state"] == "busy"]
     assert busy, seen
@@ -71,6 +73,13 @@ def test_agents_are_listed_restarted_stopped_and_scaled_from_another_process(san
     assert (again["state"] != "stopped", again["generation"]) == (True, 2)
     scaled = sandbox.run("agents", "scale", "optimizer", "3")
     assert (scaled.exit_code, scaled.out.strip()) == (0, "optimizer has 3 agents")
+    added = [sandbox.run("agents", "add", "executor", *more) for more in ((), ("--class", "patient:Patient"))]
+    assert [(one.exit_code, one.out.strip()) for one in added] == [
+        (0, "executor-3 is idle"),
+        (0, "executor-4 is idle"),
+    ], [one.err for one in added]
+    wrong = sandbox.run("agents", "add", "executor", "--class", "patient")
+    assert (wrong.exit_code, "error[MN-0109]" in wrong.err) == (2, True)
     unknown = sandbox.run("agents", "restart", "nobody-1")
     assert (unknown.exit_code, "error[MN-0362]" in unknown.err) == (2, True)
     go_on(sandbox)

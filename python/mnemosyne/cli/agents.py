@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from mnemosyne.cli.hints import with_store
-from mnemosyne.cli.inputs import store_path
+from mnemosyne.cli.inputs import read_class, store_path
 from mnemosyne.cli.runs import find_run, known_runs, list_them
 from mnemosyne.cli.style import one_line
 from mnemosyne.errors import EnvironmentProblem, InvalidInput
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Json = dict[str, JsonValue]
 
-__all__ = ["agents", "drain", "release", "restart", "scale", "stop"]
+__all__ = ["add", "agents", "drain", "release", "restart", "scale", "stop"]
 
 DRAIN_SECONDS = 30
 """What work under way gets, as with Ctrl-C. A turn seldom takes longer; what is cut off is asked again."""
@@ -58,6 +58,26 @@ def release(options: Options, output: Output) -> int:
 def stop(options: Options, output: Output) -> int:
     """End an agent; what it holds may finish within its shutdown time."""
     return _tell(options, output, "stop", lambda _before, now: now["state"] == "stopped")
+
+
+def add(options: Options, output: Output) -> int:
+    """Add an agent to a role, like its first ones or of another class with their configuration."""
+    store = store_path(options)
+    source = f" {read_class(options.source)}" if options.source is not None else ""
+    run = asyncio.run(_run(store, options, output))
+    known = {agent["agent_id"] for agent in asyncio.run(_agents(store, run))}
+
+    def added(found: list[Json]) -> list[Json]:
+        return [agent for agent in found if agent["role"] == options.role and agent["agent_id"] not in known]
+
+    found = added(asyncio.run(_post(store, run, f"add {options.role}{source}", lambda found: bool(added(found)))))
+    if not found:
+        output.block(
+            "agent", {"run": run.id, "role": options.role}, [f"{options.role} is asked to have one more agent"]
+        )
+    for agent in found:
+        output.block("agent", agent, [f"{agent['agent_id']} is {agent['state']}"])
+    return 0
 
 
 def scale(options: Options, output: Output) -> int:

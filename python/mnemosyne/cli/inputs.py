@@ -145,6 +145,17 @@ def read_agents(given: Sequence[str]) -> dict[AgentRole, str]:
     return agents
 
 
+def read_class(source: str) -> str:
+    """Return ``module:Class``, unchanged; as with :func:`read_agents` it is not imported here.
+
+    Raises:
+        InvalidInput: It is not of that form (MN-0109).
+    """
+    if not _names_a_class(source):
+        raise _bad_agent(source, f"{source!r} is not of the form module:Class")
+    return source
+
+
 def find_modules_from_here() -> None:
     """Let ``--agent`` find modules in the current folder.
 

@@ -78,6 +78,7 @@ class Options(argparse.Namespace):
     older_than: int = 30
     name: str | None = None
     role: str | None = None
+    source: str | None = None
     size: int | None = None
     item: str | None = None
     key: str | None = None
@@ -160,7 +161,9 @@ def new_parser() -> _Parser:
     _events(verb("events", "runs:events", "show what happened in a run"))
     _run(verb("cancel", "runs:cancel", "cancel a run, also one of another process"))
     _living(verb("drain", "agents:drain", "take in no more work, let what runs finish, leave the run to be resumed"))
-    _agents(verb("agents", "agents:agents", "list the agents of a run, restart, stop, release or scale them"), common)
+    _agents(
+        verb("agents", "agents:agents", "list the agents of a run, add, restart, stop, release or scale them"), common
+    )
     _run(verb("pause", "runs:pause", "begin nothing more of a run until resume; what is under way is finished"))
     _dead(verb("dead", "dead:listed", "list the items that took their agents down too often"), common)
     _demo(verb("demo", "demo:demo", "run the offline demo: no key, no network, no cost"), common)
@@ -243,7 +246,7 @@ def _living(parser: _Parser, flag: str = "run") -> None:
 
 def _agents(parser: _Parser, common: _Parser) -> None:
     _living(parser, "--run")
-    verbs = parser.add_subparsers(metavar="[restart|stop|release|scale]", title="commands")
+    verbs = parser.add_subparsers(metavar="[add|restart|stop|release|scale]", title="commands")
 
     def verb(name: str, text: str) -> _Parser:
         added = _strict(verbs.add_parser(name, parents=[common], help=text, description=_sentence(text)))
@@ -257,6 +260,11 @@ def _agents(parser: _Parser, common: _Parser) -> None:
         ("release", "let an agent out of quarantine"),
     ):
         verb(name, text).add_argument("name", metavar="AGENT", help="for example executor-1")
+    add = verb("add", "add an agent to a role, like its first ones")
+    add.add_argument("role", metavar="ROLE", choices=list(AgentRole), help=", ".join(AgentRole))
+    add.add_argument(
+        "--class", dest="source", metavar="module:Class", help="of this class instead; the run's process imports it"
+    )
     scale = verb("scale", "make the pool of a role as large as asked")
     scale.add_argument("role", metavar="ROLE", choices=list(AgentRole), help=", ".join(AgentRole))
     scale.add_argument("size", metavar="N", type=_whole(0, MOST_CONCURRENT), help="how many agents it is to have")
