@@ -154,7 +154,8 @@ soak-bridge: build ## 1,000,000 items through one bridge; nothing may be left be
 	$(PYTHON) tests/bench/soak_bridge.py
 
 .PHONY: soak-workers
-soak-workers: build $(VENV)/.dev ## worker processes: 50 live items cancelled, leases and heartbeats waited for (3 minutes)
+soak-workers: build $(VENV)/.dev ## 2,000 restarts of worker processes, nothing left behind; 50 live items cancelled; leases waited for
+	$(PYTHON) tests/bench/soak_workers.py
 	MNEMOSYNE_LIVE_ITEMS=50 MNEMOSYNE_LONG=1 $(PYTHON) -m pytest --quiet tests/python/test_workers.py
 
 .PHONY: bench-workers
