@@ -12,6 +12,7 @@ import os
 import statistics
 import tempfile
 import time
+import tracemalloc
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,11 @@ async def crowd(tree: Orchestra, count: int) -> tuple[float, float, float]:
 
 def object_size() -> float:
     """Bytes of one agent's Python object, as its host makes it."""
-    before = resident()
+    tracemalloc.start()
     kept = [make_agent(Idle, {}) for _ in range(PEOPLE)]
-    return (resident() - before) / len(kept)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return size / len(kept)
 
 
 async def works_again(agent: ClaudeAgentBridge) -> None:
