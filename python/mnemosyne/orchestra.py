@@ -66,6 +66,8 @@ __all__ = [
 
 Json = dict[str, JsonValue]
 
+_log = logging.getLogger("mnemosyne.orchestra")
+
 GUARD_PATIENCE = 15.0
 """Seconds that a resume waits for the last child of the process before."""
 _ENDED = frozenset({"done", "failed", "cancelled", "interrupted", "budget"})
@@ -289,6 +291,7 @@ class Orchestra:
         handle, given = self._open_handle(), item.model_dump(warnings=False)
         try:
             stored = await mailbox().call(lambda port, ticket: handle.submit(port, ticket, given, how))
+            _log.info("submitted", extra={"mnemosyne": {"item": stored, "role": item.role, "attempt": item.attempt}})
             return Work(handle, str(stored))
         except InvalidInput:
             # The store judges each item by the same rules (one table of cases); what a model that was changed after it

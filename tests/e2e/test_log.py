@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
 from command import DemoServer, Sandbox
+from messages_server import MessagesServer, failing, saying, using
 
 KEY = "canary-5e4d3c2b1a0f99887766"
 SHAKY = '''
@@ -26,6 +29,28 @@ class Shaky(AgentExecutionMixin):
             raise RuntimeError("the executor lost its way, key " + self.config["api_key"])
         return await create_agent("executor", self.config).execute_work(work)
 '''
+
+PROGRAM = """
+import asyncio, sys
+from pathlib import Path
+from pydantic import SecretStr
+from mnemosyne import AgentRole, AgentSpec, Orchestra, WorkItem
+from mnemosyne.logging_config import configure_logging
+from shaky import Shaky
+
+
+async def main():
+    configure_logging()
+    agents = {AgentRole.EXECUTOR: AgentSpec(source=Shaky, instances=1)}
+    key = SecretStr(sys.stdin.read())
+    async with Orchestra(store=Path(sys.argv[1]), agents=agents, base_url=sys.argv[2], api_key=key) as orchestra:
+        about = {"id": "unlucky-1", "description": "look", "phase": "plan_to_artifacts", "role": "executor"}
+        work = await orchestra.submit_work(WorkItem(**about, context={"tree": str(Path("tree").absolute())}))
+        print((await work.result()).success)
+
+
+asyncio.run(main())
+"""
 
 
 def lines_of(log: Path) -> list[dict[str, Any]]:
@@ -75,6 +100,45 @@ def test_a_failing_item_is_traced_from_its_claim_to_its_verdict_by_its_id(sandbo
     turns = [line for line in lines if line["message"].startswith("turn (step")]
     assert any("failed" in line["message"] and line["level"] == "WARNING" for line in turns), "the overload"
     assert any("tokens in" in line["message"] for line in turns)
+
+
+def test_an_item_that_meets_all_that_can_go_wrong_is_one_grep_in_the_order_of_time(sandbox: Sandbox) -> None:
+    """An exception, a wall of 529, a tool outside the workspace; submit, claim, each turn, box, retry and verdict."""
+    (sandbox.root / "shaky.py").write_text(SHAKY)
+    (sandbox.root / "example.py").write_text(PROGRAM)
+    (sandbox.root / "tree").mkdir()
+    outside = using(("toolu_1", "read_file", {"path": "../../etc/passwd"}))
+    wall = [failing(529, "overloaded_error", "try later")] * 3
+    with MessagesServer(*wall, outside, saying("I was not allowed to.")) as server:
+        words = [sys.executable, "example.py", str(sandbox.store), server.url]
+        log = sandbox.root / "mnemosyne.log"
+        done = sandbox.run_words(words, given=KEY, MNEMOSYNE_LOG_FILE=str(log), MNEMOSYNE_LOG_LEVEL="info")
+    assert done.exit_code == 0, done.err
+    lines = [line for line in log.read_text().splitlines() if "item=unlucky-1 " in line]  # grep unlucky-1
+    times = [line.split(" ")[0] for line in lines]
+    assert times == sorted(times)
+    wanted = [
+        "mnemosyne.orchestra .*submitted",  # Python
+        "mnemosyne.events .*epoch=1.*work_started",  # Rust
+        "mnemosyne.agents .*work begins",
+        "mnemosyne.agents .*work failed",
+        "error\\[MN-0301\\]: RuntimeError",
+        "Troubleshooting:",
+        "RuntimeError: the executor lost its way",
+        "mnemosyne.events .*agent_failed",
+        "mnemosyne.events .*epoch=2.*work_started",  # the retry
+        "mnemosyne.agents .*epoch=2.*turn .*failed: .*529",
+        "turn .*failed: .*529",
+        "turn .*failed: .*529",
+        "turn .*done, .*tokens in",
+        "tool tool:read_file .*refused.*outside the tree",
+        "turn .*done, .*tokens in",
+        "mnemosyne.agents .*work ended",
+        "mnemosyne.events .*epoch=2.*work_completed",  # the verdict
+    ]
+    rest = iter(lines)
+    missing = [step for step in wanted if not any(re.search(step, line) for line in rest)]
+    assert missing == [], "\n".join(lines)
 
 
 def test_without_being_asked_for_a_log_the_command_writes_none(sandbox: Sandbox, server: DemoServer) -> None:

@@ -23,7 +23,7 @@ from typing import Protocol
 from pydantic import JsonValue
 
 from mnemosyne.canonical import canonical_json, sha256_json
-from mnemosyne.errors import AgentError, Fenced
+from mnemosyne.errors import AgentError, Fenced, MnemosyneError
 from mnemosyne.logging_config import get_logger
 from mnemosyne.metrics import get_metrics_collector
 from mnemosyne.models import Acceptance, ArtifactRef, PlanTask, Reservation, Usage, WorkItem
@@ -284,12 +284,18 @@ class AgentContext:
             said = getattr(error, "detail", None)
             await self._call("step_fail", **mine, error=_text(error), usage=_spent(error), detail=said)
             self._count(getattr(error, "usage", None))
-            _log.warning("%s (step %s) failed: %s", what, number["number"], _text(error))
+            why = f": {error.reason}" if isinstance(error, MnemosyneError) and error.reason else ""
+            _log.warning("%s (step %s) failed: %s%s", what, number["number"], _text(error), why)
             raise
-        await self._call("step_finish", **mine, output=output, usage=_dumped(usage), detail=_tool_error(kind, output))
+        refused = _tool_error(kind, output)
+        await self._call("step_finish", **mine, output=output, usage=_dumped(usage), detail=refused)
         self._count(usage)
         used = f", {usage.input_tokens} tokens in, {usage.output_tokens} out" if usage is not None else ""
-        _log.info("%s (step %s) done%s", what, number["number"], used)
+        if refused is None:
+            _log.info("%s (step %s) done%s", what, number["number"], used)
+        else:
+            said = str(output.get("content"))[:_ERROR_LENGTH] if isinstance(output, dict) else ""
+            _log.warning("%s (step %s) was refused, or failed: %s", what, number["number"], said)
         return output
 
     async def recorded(self, name: str, *, input: JsonValue) -> bool:
