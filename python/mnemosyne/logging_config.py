@@ -37,7 +37,7 @@ _ROOT = "mnemosyne"
 _LIMIT = 20_000
 """Lines that wait to be written; at 300 bytes each they are 6 MB."""
 _SORTING_SECONDS = 0.5
-"""A line waits as long before it is written. Rust's come through the agents' loop, which an import may hold for 0.2 s."""
+"""A line waits as long before it is written. Rust's come through the agents' loop, which an import holds for 0.2 s."""
 _LARGEST_FILE = 10_000_000
 _FILES_KEPT = 5
 _FLUSH_SECONDS = 2.0
