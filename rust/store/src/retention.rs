@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 pub enum Pace {
     /// A person waits for it.
     Foreground,
-    /// Nobody waits for it: a fifth of the time, in short bites. Claims of 64 in flight then wait for 13 ms at p99, where
+    /// Nobody waits for it: a fifth of the time, in short bites. Claims of 64 in flight then wait for 12 ms at p99, where
     /// they waited for 24 ms behind bites of 200 rows without a pause (`throughput -- retention`).
     Background,
 }
