@@ -89,6 +89,12 @@ test-pythons: build ## the bridge's tests, from one wheel, on every Python of PY
 # Programs that the tests of kept keys talk to; without them these tests are skipped, with this reason.
 KEYCHAIN := gnome-keyring-daemon dbus-run-session age
 
+.PHONY: browser
+browser: ## install what looks at the window's page in the tests, as root and by apt-get: chromium and its driver
+	@command -v chromium chromedriver > /dev/null || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+	  apt-get -qq install --yes --no-install-recommends chromium chromium-driver > /dev/null; } || \
+	  echo "not installed; the tests of the page are skipped"
+
 .PHONY: keychain
 keychain: ## install what the tests of kept keys talk to, as root and by apt-get: gnome-keyring, dbus, age
 	@for program in $(KEYCHAIN); do command -v $$program > /dev/null || missing="$$missing $$program"; done; \
@@ -124,11 +130,11 @@ lint: build $(VENV)/.dev ## formatting, clippy, ruff, mypy, stubs, and which cra
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy python/mnemosyne
 	cd /tmp && $(PYTHON) -m mypy.stubtest mnemosyne._core
-	@for crate in core store runtime; do \
+	@for crate in core store runtime server; do \
 	  if cargo tree --quiet --package mnemosyne-$$crate --edges normal,build | grep -q pyo3; then \
 	    echo "mnemosyne-$$crate depends on pyo3"; exit 1; \
 	  fi; \
-	done; echo "core, store and runtime do not depend on pyo3"
+	done; echo "core, store, runtime and server do not depend on pyo3"
 
 .PHONY: soak-kill
 soak-kill: build $(VENV)/.dev ## kill a run 200 times at chosen points of its requests and commands (about 20 minutes)
@@ -192,6 +198,16 @@ bench-store: build ## durable work beside LangGraph and DBOS on SQLite
 soak-store: build ## the store's proofs at full length: 1,000 kills, 10,000 sequences, 1,000 power cuts
 	MNEMOSYNE_STORE_KILLS=1000 MNEMOSYNE_STORE_SEQUENCES=10000 MNEMOSYNE_STORE_POWER_CUTS=1000 \
 	  cargo test --release --package mnemosyne-store --test proofs -- --nocapture
+
+.PHONY: soak-window
+soak-window: build $(VENV)/.dev browser ## the window: 500 made-up requests per operation, pictures of its page in target/window
+	@mkdir -p target/window
+	MNEMOSYNE_EXAMPLES=500 MNEMOSYNE_PICTURES=$(CURDIR)/target/window \
+	  $(PYTHON) -m pytest --quiet tests/e2e/test_window_document.py tests/e2e/test_window_page.py
+
+.PHONY: bench-window
+bench-window: build $(VENV)/.dev ## the window: the first snapshot, /health under load, what slow clients cost
+	@$(PYTHON) tests/bench/window.py
 
 .PHONY: bench-operate
 bench-operate: build ## what judging a plan of 100 tasks costs, and counting a work item

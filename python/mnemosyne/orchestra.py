@@ -51,6 +51,7 @@ __all__ = [
     "discard_dead_letter",
     "list_dead_letters",
     "list_runs",
+    "open_store",
     "pause_run",
     "post_command",
     "prune_store",
@@ -61,6 +62,7 @@ __all__ = [
     "read_journals",
     "requeue_dead_letter",
     "show_run",
+    "sum_up",
     "unpause_run",
 ]
 
@@ -131,7 +133,7 @@ class Orchestra:
         from mnemosyne import _core, worker
 
         key = await asyncio.to_thread(self._resolve_key)
-        store = await _open(self._store, crash_safe=self._crash_safe)
+        store = await open_store(self._store, crash_safe=self._crash_safe)
         if orphans := await asyncio.to_thread(worker.sweep, state_directory(self._store)):
             text = "%d processes that an earlier mnemosyne had left behind were ended"
             logging.getLogger(__name__).warning(text, orphans)
@@ -418,6 +420,11 @@ class Orchestra:
             "agents": agents,
         }
 
+    def differs_from(self, options: Mapping[str, JsonValue]) -> str | None:
+        """Return in what a run that was begun with these options would be worked on otherwise here, or None."""
+        own, differs = self._options(), ("model", "base_url", "agents")
+        return next((name.replace("_", " ") for name in differs if own[name] != options.get(name)), None)
+
     def _models(self) -> list[str]:
         """The models that the agents will ask, as far as their settings say."""
         from mnemosyne.llm.prices import default_model
@@ -622,7 +629,7 @@ class RunOverview:
 
 async def list_runs(store: Path) -> list[RunOverview]:
     """Return all runs of a store, oldest first."""
-    rows = cast(list[Json], await _ask(await _open(store), {"op": "runs"}))
+    rows = cast(list[Json], await _ask(await open_store(store), {"op": "runs"}))
     return [_overview(cast(Json, row["run"]), cast(Json, row["owner"])) for row in rows]
 
 
@@ -632,7 +639,7 @@ async def show_run(store: Path, run_id: str) -> RunResult:
     Raises:
         InvalidInput: There is no such run (MN-0110).
     """
-    found = await _snapshot(await _open(store), run_id)
+    found = await _snapshot(await open_store(store), run_id)
     return _told_silence(_result(found), cast(Json, found["owner"]))
 
 
@@ -646,7 +653,7 @@ async def read_agents(store: Path, run_id: str) -> list[Json]:
     Raises:
         InvalidInput: There is no such run (MN-0110).
     """
-    return cast(list[Json], await _ask(await _open(store), {"op": "agents", "run": run_id}))
+    return cast(list[Json], await _ask(await open_store(store), {"op": "agents", "run": run_id}))
 
 
 async def post_command(store: Path, run_id: str, kind: str, reason: str = "requested") -> None:
@@ -655,9 +662,11 @@ async def post_command(store: Path, run_id: str, kind: str, reason: str = "reque
     Args:
         kind: ``drain SECONDS``; ``restart``, ``stop`` or ``release`` with an agent; ``scale ROLE COUNT``;
             ``add ROLE`` and, where it is not to be like the first ones, ``module:Class``.
+
+    Raises:
+        InvalidInput: There is no such run (MN-0110), nobody works on it (MN-0220), or it has no such agent (MN-0362).
     """
-    command: Json = {"run": run_id, "kind": kind, "reason": reason}
-    await _ask(await _open(store), {"op": "post_command", "command": command})
+    await _tell(store, run_id, kind, reason)
 
 
 def _told_silence(result: RunResult, owner: Json) -> RunResult:
@@ -683,7 +692,7 @@ async def read_evidence(store: Path, run_id: str, task_id: str) -> Json:
     Raises:
         InvalidInput: There is no such run (MN-0110) or task (MN-0121).
     """
-    handle = await _open(store)
+    handle = await open_store(store)
     snapshot = cast(Json, (await _snapshot(handle, run_id))["snapshot"])
     tasks = {str(cast(Json, task["spec"])["id"]): task for task in cast(list[Json], snapshot["tasks"])}
     if task_id not in tasks:
@@ -715,13 +724,7 @@ async def cancel_run(store: Path, run_id: str, reason: str) -> None:
     Raises:
         InvalidInput: There is no such run (MN-0110).
     """
-    handle = await _open(store)
-    owner = cast(Json, (await _snapshot(handle, run_id))["owner"])
-    if owner["alive"]:
-        command: Json = {"run": run_id, "kind": "cancel", "reason": reason}
-        await _ask(handle, {"op": "post_command", "command": command})
-        return
-    await _ask(handle, {"op": "cancel_run", "run": run_id, "reason": reason})
+    await _tell(store, run_id, "cancel", reason)
 
 
 async def pause_run(store: Path, run_id: str, reason: str) -> None:
@@ -743,22 +746,17 @@ async def unpause_run(store: Path, run_id: str) -> None:
 
 
 async def _tell(store: Path, run_id: str, kind: str, reason: str) -> None:
-    handle = await _open(store)
-    found = await _snapshot(handle, run_id)
-    if cast(Json, cast(Json, found["snapshot"])["run"])["state"] in _ENDED or not cast(Json, found["owner"])["alive"]:
-        raise InvalidInput(
-            f"nobody works on run {run_id}",
-            code="MN-0220",
-            reason=f"it is {_result(found).state}",
-            hint=f"mnemosyne show {run_id}",
-        )
-    command: Json = {"run": run_id, "kind": kind, "reason": reason}
-    await _ask(handle, {"op": "post_command", "command": command})
+    await _ask(await open_store(store), {"op": "tell", "run": run_id, "kind": kind, "reason": reason})
+
+
+async def sum_up(store: Path) -> Json:
+    """Return the sums over all events of a store, see :class:`~mnemosyne.stats.StoreStats`."""
+    return cast(Json, await _ask(await open_store(store), {"op": "stats"}))
 
 
 async def list_dead_letters(store: Path) -> list[Json]:
     """Return the items that took their agents down too often, oldest first: ``{item, problem, died_at}`` each."""
-    return cast(list[Json], await _ask(await _open(store), {"op": "dead_letters"}))
+    return cast(list[Json], await _ask(await open_store(store), {"op": "dead_letters"}))
 
 
 async def requeue_dead_letter(store: Path, item: str, reason: str) -> None:
@@ -767,7 +765,7 @@ async def requeue_dead_letter(store: Path, item: str, reason: str) -> None:
     Raises:
         InvalidInput: It is none (MN-0218), belongs to a run (MN-0117), or another item has its unique key (MN-0106).
     """
-    await _ask(await _open(store), {"op": "requeue", "item": item, "reason": reason})
+    await _ask(await open_store(store), {"op": "requeue", "item": item, "reason": reason})
 
 
 async def discard_dead_letter(store: Path, item: str, reason: str) -> None:
@@ -776,7 +774,7 @@ async def discard_dead_letter(store: Path, item: str, reason: str) -> None:
     Raises:
         InvalidInput: It is none (MN-0218) or belongs to a run (MN-0117).
     """
-    await _ask(await _open(store), {"op": "discard", "item": item, "reason": reason})
+    await _ask(await open_store(store), {"op": "discard", "item": item, "reason": reason})
 
 
 async def read_events(store: Path, run_id: str, *, since: int, follow: bool) -> AsyncIterator[Event]:
@@ -785,7 +783,7 @@ async def read_events(store: Path, run_id: str, *, since: int, follow: bool) -> 
     Raises:
         InvalidInput: There is no such run (MN-0110).
     """
-    handle = await _open(store)
+    handle = await open_store(store)
     await _snapshot(handle, run_id)
     if follow:
         async for event in _follow(handle, run_id, since):
@@ -829,7 +827,7 @@ async def prune_store(store: Path, ended_before: datetime) -> Json:
     Raises:
         StoreUnavailable: It cannot be written.
     """
-    handle = await _open(store)
+    handle = await open_store(store)
     before = int(ended_before.timestamp() * 1000)
     pruned = cast(Json, await _ask(handle, {"op": "prune", "ended_before": before, "runs": True}))
     rows = cast(list[Json], await _ask(handle, {"op": "runs"}))
@@ -857,7 +855,7 @@ async def _ask_file(request: Json) -> object:
 
 async def read_all_events(store: Path) -> AsyncIterator[Event]:
     """Yield every event of a store so far, of runs, of agents and of work that belongs to no run, in sequence."""
-    handle, since = await _open(store), 0
+    handle, since = await open_store(store), 0
     while batch := await _events(handle, None, since, wait=False):
         for event in batch:
             yield event
@@ -874,7 +872,7 @@ async def read_journals(store: Path, run_id: str, subject: str) -> list[Json]:
     Raises:
         InvalidInput: There is no such run (MN-0110), or neither a task nor a phase of that name in it (MN-0430).
     """
-    handle = await _open(store)
+    handle = await open_store(store)
     snapshot = cast(Json, (await _snapshot(handle, run_id))["snapshot"])
     tasks = [str(cast(Json, task["spec"])["id"]) for task in cast(list[Json], snapshot["tasks"])]
     phases = [str(phase["name"]) for phase in cast(list[Json], snapshot["phases"])]
@@ -894,7 +892,8 @@ def _refuse_with_reasons(item: WorkItem) -> None:
     validate_work_item(item).raise_for_errors()
 
 
-async def _open(path: Path, *, crash_safe: bool = False) -> Handle:
+async def open_store(path: Path, *, crash_safe: bool = False) -> Handle:
+    """Open a store without a tree: to look, and to tell others."""
     from mnemosyne import _core
 
     store = path.expanduser().absolute()

@@ -29,6 +29,8 @@ __all__ = [
     "Finding",
     "Report",
     "check_prompt",
+    "read_form",
+    "read_json",
     "validate_agent_state",
     "validate_optimization_request",
     "validate_review_artifact",
@@ -339,6 +341,41 @@ _SAID: Mapping[str, tuple[str, str]] = {
     ),
 }
 """Where pydantic speaks of its own types; by the type of the problem."""
+
+
+def read_json(text: str) -> JsonValue:
+    """Read JSON, without what it allows and nobody means: of two equal keys the first would be lost without a word.
+
+    Raises:
+        ValueError: It is no JSON, or a key is given twice.
+    """
+    try:
+        found: JsonValue = json.loads(text, object_pairs_hook=_object)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    return found
+
+
+def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} is given twice in one object")
+    return found
+
+
+def read_form(model: type[_Read], value: object, what: str, code: str) -> _Read:
+    """Return ``value`` as a model.
+
+    Raises:
+        InvalidInput: It has not the form; all that is wrong is in ``problems``, under ``code``.
+    """
+    report = Report(what)
+    found = _read(model, value, report, code)
+    report.raise_for_errors()
+    assert found is not None  # else there was an error
+    return found
 
 
 def _read(model: type[_Read], value: object, report: Report, code: str) -> _Read | None:

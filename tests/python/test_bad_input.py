@@ -1,10 +1,13 @@
-"""Bad input through the command line and through Python: refused with a code and a path, before it costs anything.
+"""Bad input through the command line, Python and HTTP: refused with a code and a path, before it costs anything.
 
 Whatever is given, the model's server sees no request, the store gets no row of it, and nobody sees a traceback.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import http.client
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -37,6 +40,21 @@ FILES: dict[str, tuple[bytes, str]] = {
         "MN-0105",
     ),
 }
+FORMS: dict[bytes, str] = {
+    b"": "MN-0102",
+    b"[]": "MN-0715",
+    b"{}": "MN-0715",
+    b'{"workspace": WORKSPACE}': "MN-0715",
+    b'{"workspace": WORKSPACE, "prompt": "a", "plan": {}}': "MN-0715",
+    b'{"workspace": WORKSPACE, "prompt": 1}': "MN-0715",
+    b'{"workspace": WORKSPACE, "prompt": "a", "budget_usd": 1}': "MN-0715",
+    b'{"workspace": WORKSPACE, "prompt": "a", "budget": {"usd": "much"}}': "MN-0715",
+    b'{"workspace": "somewhere", "prompt": "a"}': "MN-0107",
+    b'{"workspace": "/nowhere/at/all", "prompt": "a"}': "MN-0107",
+    b'{"workspace": "/tmp/a\\u0000b", "prompt": "a"}': "MN-0107",
+    b'{"workspace": "/tmp/\\ud800", "prompt": "a"}': "MN-0107",
+}
+"""Bodies of requests over HTTP that have not their form, or name no workspace."""
 PROMPTS: dict[str, tuple[bytes, str]] = {
     "10 MB of prompt": (b"x" * 10_000_000, "MN-0102"),
     "a NUL in the prompt": (b"make\0it", "MN-0102"),
@@ -130,6 +148,63 @@ async def test_the_same_is_refused_from_python_and_nothing_of_it_is_stored(serve
                 await orchestra.submit_work(case["value"])
             assert [caught.value.code, caught.value.problems[0]["path"]] == case["errors"][0], case["name"]
     assert (server.seen, rows(place / "store.db")) == ([], 0)
+
+
+async def test_the_same_is_refused_over_http_and_nothing_of_it_is_stored(server: MessagesServer, place: Path) -> None:
+    from mnemosyne.window import Window
+
+    opened: list[Orchestra] = []
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def orchestra() -> Orchestra:
+            if not opened:
+                made = Orchestra(store=place / "store.db", base_url=server.url, model="demo")
+                opened.append(await stack.enter_async_context(made))
+            return opened[0]
+
+        window = await stack.enter_async_context(Window(place / "store.db", 0, orchestra))
+        workspace = json.dumps(str(place / "workspace")).encode()
+
+        async def refused_over_http(path: str, body: bytes, code: str, at: str | None, what: str) -> None:
+            status, error = await asyncio.to_thread(_post, window, path, body)
+            assert 400 <= status < 500, what
+            assert error["code"] == code, what
+            if at is not None:
+                assert at in [problem["path"] for problem in error["problems"]], what
+
+        for case in PLANS.values():
+            plan = json.dumps(case["value"], ensure_ascii=True).encode()
+            code, at = case["errors"][0]
+            body = b'{"workspace": %b, "plan": %b}' % (workspace, plan)
+            await refused_over_http("/runs", body, code, at, case["name"])
+        for name, (content, code) in FILES.items():
+            body = b'{"workspace": %b, "plan": %b}' % (workspace, content)
+            await refused_over_http("/runs", body, code, None, name)
+        for name, (content, code) in PROMPTS.items():
+            text = json.dumps(content.decode("utf-8", "surrogateescape")).encode()
+            body = b'{"workspace": %b, "prompt": %b}' % (workspace, text)
+            await refused_over_http("/runs", body, code, None, name)
+        for case in ITEMS.values():
+            code, at = case["errors"][0]
+            body = b'{"item": %b}' % json.dumps(case["value"]).encode()
+            await refused_over_http("/items", body, code, at, case["name"])
+        for body, code in FORMS.items():
+            await refused_over_http("/runs", body.replace(b"WORKSPACE", workspace), code, None, repr(body))
+        assert opened == [], "nothing was opened for it"
+    assert (server.seen, rows(place / "store.db")) == ([], 0)
+
+
+def _post(window: Any, path: str, body: bytes) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(window.url.split("/")[2], timeout=60)
+    try:
+        name, _, token = window.token_file.read_text().strip().partition(": ")
+        connection.request("POST", path, body, {name: token, "Content-Type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        assert "Traceback" not in text
+        return answer.status, json.loads(text)["error"]
+    finally:
+        connection.close()
 
 
 def test_there_are_enough_of_them() -> None:

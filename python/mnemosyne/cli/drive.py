@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from mnemosyne.models import AgentRole
     from mnemosyne.orchestra import Orchestra, Run, RunResult
 
-__all__ = ["Job", "drive", "finished_summary", "signal_handlers"]
+__all__ = ["Job", "Setting", "drive", "finished_summary", "signal_handlers"]
 
 _DRAIN_SECONDS = 30.0
 """How long the first signal waits for work under way. A turn seldom takes longer; what is cut off is asked again."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run to be worked on by this process."""
+class Setting:
+    """How runs are worked on by this process."""
 
     store: Path
     agents: Mapping[AgentRole, str]
@@ -46,13 +46,9 @@ class Job:
     base_url: str | None
     api_key: SecretStr | None
     max_concurrent: int
-    start: Callable[[Orchestra], Awaitable[Run]]
-    """Submits or resumes it."""
-    resumed_after: int | None = None
-    """Sequence of the last event before it is resumed; None for a new run."""
 
     def orchestra(self) -> Orchestra:
-        """Return the orchestra that plays it, not yet started."""
+        """Return the orchestra that plays them, not yet started."""
         from mnemosyne.bridge import AgentSpec
         from mnemosyne.orchestra import Orchestra
 
@@ -64,6 +60,16 @@ class Job:
             api_key=self.api_key,
             max_concurrent=self.max_concurrent,
         )
+
+
+@dataclass(frozen=True)
+class Job(Setting):
+    """A run to be worked on by this process."""
+
+    start: Callable[[Orchestra], Awaitable[Run]]
+    """Submits or resumes it."""
+    resumed_after: int | None = None
+    """Sequence of the last event before it is resumed; None for a new run."""
 
 
 def drive(job: Job, options: Options, output: Output) -> int:
@@ -102,7 +108,7 @@ def finished_summary(result: RunResult, options: Options) -> Summary:
 async def _drive(job: Job, options: Options, output: Output) -> int:
     with _Signals(output) as signals:
         try:
-            async with job.orchestra() as orchestra:
+            async with job.orchestra() as orchestra, _window(job, options, output, orchestra):
                 run = await job.start(orchestra)
                 output.about.run = run.id
                 output.about.resume = resume_command(run.id, options)
@@ -121,6 +127,22 @@ async def _drive(job: Job, options: Options, output: Output) -> int:
     if summary["error"] and not stopped:  # who pressed Ctrl-C need not be told why it stopped
         output.error(summary["error"])
     return summary["exit_code"]
+
+
+@contextlib.asynccontextmanager
+async def _window(job: Job, options: Options, output: Output, orchestra: Orchestra) -> AsyncIterator[None]:
+    """The window, where it is asked for; open as long as the run is worked on."""
+    if not options.serve:
+        yield
+        return
+    from mnemosyne.window import Window
+
+    async def this_one() -> Orchestra:
+        return orchestra
+
+    async with Window(job.store, options.window_port, this_one) as window:
+        output.note(f"window {window.url}  token {window.token_file}")
+        yield
 
 
 async def _follow(run: Run, job: Job, output: Output) -> RunResult:

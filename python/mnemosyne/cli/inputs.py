@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnemosyne.errors import InvalidInput, StoreUnavailable
-from mnemosyne.validation import LARGEST_TEXT, check_prompt, validate_work_plan
+from mnemosyne.validation import LARGEST_TEXT, check_prompt, read_json, validate_work_plan
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -116,8 +115,8 @@ def read_plan(source: str) -> tuple[Plan, Sequence[Finding]]:
 
     text = _read_text("plan", source, _LARGEST_PLAN)
     try:
-        content = json.loads(text, object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
+        content = read_json(text)
+    except ValueError as error:
         raise _unreadable("plan", f"it is not JSON: {error}", hint="correct the file; nothing was stored") from error
     report = validate_work_plan(content)
     report.raise_for_errors()
@@ -222,16 +221,6 @@ def _called(source: str) -> str:
 
 def _unreadable(what: str, reason: str, hint: str = "name a readable UTF-8 file, or - for stdin") -> InvalidInput:
     return InvalidInput(f"the {what} cannot be read", code="MN-0102", reason=reason, hint=hint)
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Refuse what JSON allows and nobody means: of two equal keys the first would be lost without a word."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} is given twice in one object")
-    return found
 
 
 def _bad_agent(text: str, reason: str) -> InvalidInput:

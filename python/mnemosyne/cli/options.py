@@ -15,7 +15,10 @@ from mnemosyne.redaction import hide_secret
 if TYPE_CHECKING:
     from typing import Never
 
-__all__ = ["MOST_CONCURRENT", "MOST_KILLS", "SHELLS", "Options", "new_parser", "parse"]
+__all__ = ["MOST_CONCURRENT", "MOST_KILLS", "SHELLS", "WINDOW_PORT", "Options", "new_parser", "parse"]
+
+WINDOW_PORT = 7411
+"""Not an ephemeral one, so that a bookmark stays good; assigned to nobody that we know of."""
 
 MOST_CONCURRENT = 64
 MOST_KILLS = 32
@@ -69,6 +72,8 @@ class Options(argparse.Namespace):
     since: int = 0
     follow: bool = False
     port: int = 0
+    serve: bool = False
+    window_port: int = WINDOW_PORT
     log: Path | None = None
     faults: Path | None = None
     kill: int | None = None
@@ -170,6 +175,7 @@ def new_parser() -> _Parser:
     _doctor(verb("doctor", "doctor:doctor", "check that everything is there which a run needs"))
     _secrets(verb("secrets", "secrets:status", "say where keys are kept; begin, replace or clear what is kept"), common)
     _config(verb("config", "secrets:show_key", "keep, show the source of, or forget the key of a server"), common)
+    _serve(verb("serve", "serve:serve", "open the window: a page and an API on loopback, for who looks and commands"))
     verb("stats", "stats:stats", "add up what the store has seen: claims, tasks, reviews, tokens, cost")
     text = "print what makes a shell complete verbs and flags"
     verb("completion", "completion:completion", text).add_argument("shell", choices=SHELLS, help="which shell")
@@ -186,6 +192,11 @@ def _orchestrate(parser: _Parser) -> None:
 
 def _run_flags(parser: _Parser, *, workspace: str) -> None:
     parser.add_argument("--workspace", type=_path, metavar="DIR", help=workspace)
+    _work_flags(parser)
+    _spending_flags(parser)
+
+
+def _work_flags(parser: _Parser) -> None:
     parser.add_argument(
         "--max-concurrent", type=_whole(1, MOST_CONCURRENT), metavar="N", help="tasks at the same time (default: 4)"
     )
@@ -197,7 +208,6 @@ def _run_flags(parser: _Parser, *, workspace: str) -> None:
         metavar="ROLE=module:Class",
         help="a class of yours in a role's place, found from the current folder; may be repeated",
     )
-    _spending_flags(parser)
 
 
 def _spending_flags(parser: _Parser) -> None:
@@ -219,8 +229,29 @@ def _spending_flags(parser: _Parser) -> None:
             metavar="KIND=N,...",
             help=f"the same for each {whom}; for example usd=1.50,calls=40",
         )
-    parser.add_argument("--api-key-file", type=_path, metavar="F", help="read the API key from F (mode 0600)")
+    _key_flag(parser)
+    parser.add_argument("--serve", action="store_true", help="open the window too, as `mnemosyne serve` does")
+    parser.add_argument(
+        "--window-port", type=_whole(0, 65535), metavar="N", help=f"for --serve (default: {WINDOW_PORT})"
+    )
     parser.add_argument("--quiet", action="store_true", help="only the final summary")
+
+
+def _key_flag(parser: _Parser) -> None:
+    parser.add_argument("--api-key-file", type=_path, metavar="F", help="read the API key from F (mode 0600)")
+
+
+def _serve(parser: _Parser) -> None:
+    parser.add_argument(
+        "--port",
+        dest="window_port",
+        type=_whole(0, 65535),
+        metavar="N",
+        help=f"0: any free one (default: {WINDOW_PORT})",
+    )
+    # How work is done that comes in through the window.
+    _work_flags(parser)
+    _key_flag(parser)
 
 
 def _resume(parser: _Parser) -> None:

@@ -45,4 +45,5 @@ mod worker;
 pub use bridge::{BridgeError, ClaudeAgentBridge};
 pub use host::PythonHost;
 pub use metrics::{BridgeMetrics, LoopMetrics, SiteMetrics, metrics};
-pub use module::register;
+pub use module::{Handle, register};
+pub use port::{Port, answer};

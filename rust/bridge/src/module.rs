@@ -37,10 +37,17 @@ pub(crate) fn runtime() -> PyResult<&'static Runtime> {
 
 /// Something on the Rust side that Python holds; dropped with its last reference.
 #[pyclass(frozen, module = "mnemosyne._core")]
-pub(crate) struct Handle {
+pub struct Handle {
     store: Arc<dyn Store>,
     watched: Arc<Watched>,
     tree: Option<OpenedTree>,
+}
+
+impl Handle {
+    /// Its store, for what else looks at it.
+    pub fn shared_store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store)
+    }
 }
 
 impl std::fmt::Debug for Handle {

@@ -6,7 +6,7 @@ use crate::bell::FileBell;
 use crate::convert::{item_to_python, to_python};
 use crate::log::Line;
 use crate::mailbox::Mailbox;
-use crate::module::Handle;
+use crate::module::{Handle, runtime};
 use crate::sync::locked;
 use mnemosyne_core::error::codes;
 use mnemosyne_core::{Problem, ProblemKind, WorkItem};
@@ -161,10 +161,24 @@ impl Drop for Answer {
     }
 }
 
+/// Runs `work` on the runtime of this process, and answers `ticket` of a port with what comes of it.
+///
+/// # Errors
+/// The runtime did not start.
+pub fn answer(
+    port: &Port,
+    ticket: u64,
+    work: impl Future<Output = Result<Value, Problem>> + Send + 'static,
+) -> PyResult<()> {
+    let reply = async { work.await.map_or_else(Reply::from, Reply::Value) };
+    port.channel.answer(runtime()?.handle(), ticket, reply);
+    Ok(())
+}
+
 /// The Python side of a port. Iterating over it is one tick: messages as `(kind, number, seat, payload)`, each made into
 /// Python objects when its turn comes. The bell rings on while messages wait, so the loop calls again.
 #[pyclass(frozen, module = "mnemosyne._core")]
-pub(crate) struct Port {
+pub struct Port {
     pub(crate) channel: Arc<Channel>,
     /// Only the loop's own thread takes this lock.
     tick: Mutex<Tick>,

@@ -4,13 +4,11 @@ use crate::host::PythonHost;
 use crate::log::follow_events;
 use crate::port::Reply;
 use crate::sync::locked;
-use mnemosyne_core::{Budget, Problem, ProblemKind, Run, RunState, WorkItem, error::codes};
-use mnemosyne_runtime::{
-    AgentHandle, AgentSpec, Live, RoleSpec, StateManager, SupervisorSpec, Tree, TreeConfig, WorkError,
-};
+use mnemosyne_core::{Budget, Problem, ProblemKind, Run, RunState, StatsFold, WorkItem, error::codes};
+use mnemosyne_runtime::{AgentHandle, AgentSpec, RoleSpec, SupervisorSpec, Tree, TreeConfig, WorkError, operate};
 use mnemosyne_store::retention::{Pace, forget};
 use mnemosyne_store::{
-    Durability, EventQuery, ItemEnd, ItemSnapshot, LEASE_MS, MemoryStore, NewCommand, SqliteStore, Store, sqlite,
+    Durability, EventQuery, ItemEnd, ItemSnapshot, MemoryStore, SqliteStore, Store, sqlite,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -26,6 +24,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// A wait for events ends empty after this long.
 const WAIT: Duration = Duration::from_secs(2);
 
+/// Events that sums are made of at a time.
+const EVENTS_AT_ONCE: u32 = 1_000;
+
 /// Verbs on a store.
 #[derive(Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
@@ -36,8 +37,7 @@ pub(crate) enum StoreRequest {
     AdoptRun { run: String, budget: Option<Budget> },
     RetryTask { run: String, task: String, note: Option<String>, budget: Option<Budget> },
     Attempts { run: String, task: String },
-    CancelRun { run: String, reason: String },
-    PostCommand { command: NewCommand },
+    Tell { run: String, kind: String, reason: String },
     PauseRun { run: String, reason: String },
     ContinueRun { run: String },
     DeadLetters,
@@ -47,6 +47,7 @@ pub(crate) enum StoreRequest {
     Events { since: u64, run: Option<String>, agent: Option<String>, limit: u32, wait: bool },
     Boot { boot: String },
     Agents { run: String },
+    Stats,
     Prune { ended_before: i64, runs: bool },
 }
 
@@ -226,13 +227,13 @@ async fn store_reply(store: &Arc<dyn Store>, request: StoreRequest) -> Result<Va
         StoreRequest::Runs => {
             let mut rows = Vec::new();
             for run in store.runs().await? {
-                rows.push(json!({"run": run, "owner": owner(store, run.boot.as_deref()).await?}));
+                let owner = operate::owner(store.as_ref(), run.boot.as_deref()).await?;
+                rows.push(json!({"run": run, "owner": owner}));
             }
             Ok(Value::Array(rows))
         }
         StoreRequest::Run { run } => {
-            let Some(snapshot) = store.run(&run).await? else { return Err(no_run(&run)) };
-            let owner = owner(store, snapshot.run.boot.as_deref()).await?;
+            let (snapshot, owner) = operate::find_run(store.as_ref(), &run).await?;
             Ok(json!({"snapshot": snapshot, "owner": owner}))
         }
         StoreRequest::SubmitRun { run, idempotency_key } => Ok(json!(store.submit_run(*run, idempotency_key).await?)),
@@ -241,8 +242,7 @@ async fn store_reply(store: &Arc<dyn Store>, request: StoreRequest) -> Result<Va
             Ok(json!(store.retry_task(&run, &task, note, budget).await?))
         }
         StoreRequest::Attempts { run, task } => Ok(json!(store.attempts(&run, &task).await?)),
-        StoreRequest::CancelRun { run, reason } => done(store.cancel_run(&run, &reason).await),
-        StoreRequest::PostCommand { command } => done(store.post_command(command).await),
+        StoreRequest::Tell { run, kind, reason } => done(operate::tell(store.as_ref(), &run, &kind, &reason).await),
         StoreRequest::PauseRun { run, reason } => done(store.pause_run(&run, &reason).await),
         StoreRequest::ContinueRun { run } => done(store.continue_run(&run).await),
         StoreRequest::DeadLetters => Ok(json!(store.dead_letters().await?)),
@@ -253,8 +253,9 @@ async fn store_reply(store: &Arc<dyn Store>, request: StoreRequest) -> Result<Va
             let query = EventQuery { since, run, agent, limit, boot: None };
             wait_events(store, query, wait).await
         }
-        StoreRequest::Agents { run } => agents(store, &run).await,
-        StoreRequest::Boot { boot } => owner(store, Some(&boot)).await,
+        StoreRequest::Agents { run } => Ok(json!(operate::agents_of(store.as_ref(), &run).await?)),
+        StoreRequest::Boot { boot } => Ok(json!(operate::owner(store.as_ref(), Some(&boot)).await?)),
+        StoreRequest::Stats => stats(store).await,
         StoreRequest::Prune { ended_before, runs } => {
             Ok(json!(forget(store.as_ref(), ended_before, runs, Pace::Foreground).await?))
         }
@@ -281,38 +282,15 @@ pub(crate) async fn serve_file(request: Value) -> Reply {
     }
 }
 
-fn no_run(run: &str) -> Problem {
-    Problem::new(ProblemKind::InvalidInput, codes::RUN_NOT_FOUND, format!("there is no run {run} in this store"))
-        .hint("mnemosyne runs")
-}
-
-/// Whether the process that drives a run lives, and which it is.
-async fn owner(store: &Arc<dyn Store>, boot: Option<&str>) -> Result<Value, Problem> {
-    let Some(boot) = boot else { return Ok(json!({"boot": null, "alive": false, "pid": null})) };
-    let mine = boot == store.boot();
-    let alive = mine || !store.is_dead(boot);
-    let silent = if alive && !mine { silent_for(store, boot).await? } else { None };
-    Ok(json!({"boot": boot, "alive": alive, "pid": store.pid_of(boot).await?, "silent_seconds": silent}))
-}
-
-/// For how long a process that holds claims has renewed none of them: it is stopped, or hangs as a whole. `None` while it
-/// renews them, and where it holds none, since then nothing can be said.
-async fn silent_for(store: &Arc<dyn Store>, boot: &str) -> Result<Option<f64>, Problem> {
-    let claims = store.under_way(boot).await?;
-    let newest = claims.iter().map(|claim| claim.lease_until).max();
-    let over = newest.map(|until| store.now() - until).filter(|over| *over > 0);
-    Ok(over.map(|over| (over + LEASE_MS) as f64 / 1_000.0))
-}
-
-/// The agents of the process that works on a run, or worked on it last.
-async fn agents(store: &Arc<dyn Store>, run: &str) -> Result<Value, Problem> {
-    let Some(snapshot) = store.run(run).await? else { return Err(no_run(run)) };
-    let Some(boot) = snapshot.run.boot else { return Ok(json!([])) };
-    let mut manager = StateManager::new(&boot);
-    manager.catch_up(store.as_ref()).await?;
-    let alive = boot == store.boot() || !store.is_dead(&boot);
-    let claims = store.under_way(&boot).await?;
-    Ok(json!(manager.view(&Live { alive, claims, now: store.now() })))
+/// The sums over all events of a store.
+async fn stats(store: &Arc<dyn Store>) -> Result<Value, Problem> {
+    let (mut fold, mut since) = (StatsFold::default(), 0);
+    loop {
+        let events = store.events(EventQuery { since, limit: EVENTS_AT_ONCE, ..EventQuery::default() }).await?;
+        let Some(last) = events.last() else { return Ok(json!(fold.stats())) };
+        since = last.sequence;
+        events.iter().for_each(|event| fold.add(event));
+    }
 }
 
 /// Waits for events, but not for ever: who waits must look now and then whether the run's process still lives.

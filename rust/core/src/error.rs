@@ -124,6 +124,28 @@ pub mod codes {
     pub const BUDGET_BUSY: Code = "MN-0502";
     /// A request without a known price under a limit in dollars.
     pub const BUDGET_UNPRICED: Code = "MN-0503";
+    /// Nobody works on a run that something is asked of.
+    pub const NOBODY_WORKS: Code = "MN-0220";
+    /// No such agent in a run's process.
+    pub const NO_AGENT: Code = "MN-0362";
+    /// The port of the window is taken, or may not be used.
+    pub const PORT_TAKEN: Code = "MN-0710";
+    /// A request without the token of the window.
+    pub const NO_TOKEN: Code = "MN-0711";
+    /// A request from a page of another origin, or meant for another machine.
+    pub const FOREIGN_ORIGIN: Code = "MN-0712";
+    /// The file of the window's token cannot be used.
+    pub const TOKEN_FILE: Code = "MN-0713";
+    /// No such endpoint.
+    pub const NO_ENDPOINT: Code = "MN-0714";
+    /// A request over HTTP that cannot be read.
+    pub const REQUEST_UNREADABLE: Code = "MN-0715";
+    /// Nobody takes work from a window.
+    pub const NO_DESK: Code = "MN-0716";
+    /// No such work item.
+    pub const NO_ITEM: Code = "MN-0717";
+    /// Too many connections that follow events.
+    pub const TOO_MANY_STREAMS: Code = "MN-0718";
     /// The run did not reach its goal.
     pub const RUN_FAILED: Code = "MN-0701";
 }

@@ -150,6 +150,9 @@ pub struct Event {
     pub sequence: u64,
     /// UTC, RFC 3339 with milliseconds.
     pub at: String,
+    /// The boot that committed it: an agent's id means something only together with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
     /// The rest.
     #[serde(flatten)]
     pub event: NewEvent,

@@ -53,6 +53,18 @@ pub struct Picture {
 }
 
 impl Picture {
+    /// Whether events of a kind can change it.
+    pub const fn concerns(kind: EventKind) -> bool {
+        is_about_an_agent(kind)
+            || matches!(
+                kind,
+                EventKind::RoleDegraded
+                    | EventKind::RoleRecovered
+                    | EventKind::IntakeStopped
+                    | EventKind::IntakeResumed
+            )
+    }
+
     /// Takes one more event into the picture. Events come in sequence; one that is in it already changes nothing.
     pub fn apply(&mut self, event: &Event) {
         if event.sequence <= self.sequence {
@@ -189,7 +201,7 @@ mod tests {
             generation: Some(generation),
             ..NewEvent::new(kind)
         };
-        Event { sequence, at: format!("at {sequence}"), event }
+        Event { sequence, at: format!("at {sequence}"), boot: None, event }
     }
 
     fn story() -> Vec<Event> {

@@ -16,6 +16,7 @@
 pub mod handle;
 pub mod health;
 pub mod host;
+pub mod operate;
 pub mod state_manager;
 pub mod tree;
 
@@ -44,5 +45,5 @@ pub use health::{
     AgentHealth, IntakeHealth, IntakeState, RoleHealth, RoleState, StoreHealth, StoreState, SystemHealth,
 };
 pub use host::*;
-pub use state_manager::{AgentView, Live, StateManager};
+pub use state_manager::{AgentView, Live, StateManager, view_of};
 pub use tree::{RoleSpec, Tree, TreeConfig, WeakTree};

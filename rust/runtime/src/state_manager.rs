@@ -62,10 +62,15 @@ impl StateManager {
 
     /// The agents by id, with what is seen of them laid over what they said.
     pub fn view(&self, live: &Live) -> Vec<AgentView> {
-        let claims: BTreeMap<&str, &UnderWay> = live.claims.iter().map(|claim| (claim.agent.as_str(), claim)).collect();
-        let agents = self.picture.agents.values();
-        agents.map(|agent| seen(agent.clone(), claims.get(agent.agent_id.as_str()).copied(), live)).collect()
+        view_of(&self.picture, live)
     }
+}
+
+/// The agents of a picture by id, with what is seen of them laid over what they said.
+pub fn view_of(picture: &Picture, live: &Live) -> Vec<AgentView> {
+    let claims: BTreeMap<&str, &UnderWay> = live.claims.iter().map(|claim| (claim.agent.as_str(), claim)).collect();
+    let agents = picture.agents.values();
+    agents.map(|agent| seen(agent.clone(), claims.get(agent.agent_id.as_str()).copied(), live)).collect()
 }
 
 fn seen(mut agent: AgentPicture, claim: Option<&UnderWay>, live: &Live) -> AgentView {

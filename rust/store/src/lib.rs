@@ -212,6 +212,9 @@ pub trait Store: Send + Sync + 'static {
     /// Events after `since`, oldest first. With a run: its own, and the runless ones of the boots that worked on it.
     async fn events(&self, query: EventQuery) -> Result<Vec<Event>, Problem>;
 
+    /// Events up to this sequence may have gaps: those of what was forgotten are gone. Above it there is none.
+    async fn horizon(&self) -> Result<u64, Problem>;
+
     /// Writes a command for the process that owns the run.
     async fn post_command(&self, command: NewCommand) -> Result<(), Problem>;
 
@@ -221,8 +224,13 @@ pub trait Store: Send + Sync + 'static {
     /// The claims that a boot holds.
     async fn under_way(&self, boot: &str) -> Result<Vec<UnderWay>, Problem>;
 
-    /// Items by state, for `health`.
-    async fn queue(&self) -> Result<QueueCounts, Problem>;
+    /// Items by state that this boot could claim or has claimed, for `health`.
+    async fn queue(&self) -> Result<QueueCounts, Problem> {
+        self.queue_of(&[self.boot()]).await
+    }
+
+    /// Items by state that one of these boots could claim or has claimed: of no run, or of a running run of theirs.
+    async fn queue_of(&self, boots: &[&str]) -> Result<QueueCounts, Problem>;
 
     /// Forgets what ended before a time, a little of it: items without a run, runs if asked for, with their journals,
     /// artifacts, keys and events. To be called until it is `done`. What has not ended is kept, and so are the events of

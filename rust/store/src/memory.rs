@@ -300,6 +300,10 @@ impl Store for MemoryStore {
         Ok(self.data().events_of(&query, &self.boot))
     }
 
+    async fn horizon(&self) -> Result<u64, Problem> {
+        Ok(self.data().forgotten)
+    }
+
     async fn post_command(&self, command: NewCommand) -> Result<(), Problem> {
         rules::check_command(&command)?;
         self.write(|operation| operation.post_command(command))
@@ -313,8 +317,8 @@ impl Store for MemoryStore {
         Ok(self.data().under_way(boot))
     }
 
-    async fn queue(&self) -> Result<QueueCounts, Problem> {
-        Ok(self.data().queue(&self.boot, (self.clock)()))
+    async fn queue_of(&self, boots: &[&str]) -> Result<QueueCounts, Problem> {
+        Ok(self.data().queue(boots, (self.clock)()))
     }
 
     async fn prune(&self, prune: Prune) -> Result<Pruned, Problem> {

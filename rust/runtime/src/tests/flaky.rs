@@ -152,6 +152,9 @@ impl Store for Flaky {
     async fn events(&self, query: EventQuery) -> Result<Vec<Event>, Problem> {
         self.inner.events(query).await
     }
+    async fn horizon(&self) -> Result<u64, Problem> {
+        self.inner.horizon().await
+    }
     async fn post_command(&self, command: NewCommand) -> Result<(), Problem> {
         self.inner.post_command(command).await
     }
@@ -161,8 +164,8 @@ impl Store for Flaky {
     async fn under_way(&self, boot: &str) -> Result<Vec<UnderWay>, Problem> {
         self.inner.under_way(boot).await
     }
-    async fn queue(&self) -> Result<QueueCounts, Problem> {
-        self.inner.queue().await
+    async fn queue_of(&self, boots: &[&str]) -> Result<QueueCounts, Problem> {
+        self.inner.queue_of(boots).await
     }
     fn ready(&self) -> watch::Receiver<mnemosyne_store::Ready> {
         self.inner.ready()

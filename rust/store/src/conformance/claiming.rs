@@ -273,6 +273,8 @@ pub async fn the_queue_counts_what_is_ready_running_and_waiting(world: World) {
     world.store.release(delayed).await.unwrap();
     assert_eq!(world.store.queue().await.unwrap(), QueueCounts { ready: 1, running: 1, waiting: 2 });
     assert_eq!(other.queue().await.unwrap(), QueueCounts { ready: 2, running: 1, waiting: 2 });
+    let both = world.store.queue_of(&[world.store.boot(), other.boot()]).await.unwrap();
+    assert_eq!(both, QueueCounts { ready: 2, running: 1, waiting: 2 });
 }
 
 fn parked(claimed: &Claimed, delay_ms: i64) -> Release {

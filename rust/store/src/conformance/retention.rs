@@ -91,6 +91,11 @@ pub async fn dur_3_the_sequence_of_a_forgotten_event_is_not_used_again(world: Wo
     let last = world.all_events().await.last().unwrap().sequence;
     world.pass(1);
     prune(&world, BEGIN + 1, true).await;
+    let horizon = world.store.horizon().await.unwrap();
+    assert!(horizon <= last);
+    let above: Vec<u64> =
+        world.all_events().await.iter().map(|event| event.sequence).filter(|at| *at > horizon).collect();
+    assert!(above.iter().copied().eq(horizon + 1..=last), "above the horizon there is no gap");
     done(&world, "c").await;
     let events = world.store.events(EventQuery { since: last, ..EventQuery::default() }).await.unwrap();
     assert!(events.iter().zip(last + 1..).all(|(event, sequence)| event.sequence == sequence));

@@ -940,7 +940,12 @@ impl Operation<'_> {
 
     fn emit(&mut self, events: impl IntoIterator<Item = NewEvent>) {
         for event in events {
-            let stored = Event { sequence: self.data.last_sequence() + 1, at: timestamp(self.now), event };
+            let stored = Event {
+                sequence: self.data.last_sequence() + 1,
+                at: timestamp(self.now),
+                boot: Some(self.boot.to_owned()),
+                event,
+            };
             self.data.push_event(self.boot, stored);
         }
     }

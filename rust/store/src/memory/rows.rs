@@ -283,9 +283,10 @@ impl Data {
         items.collect()
     }
 
-    pub(super) fn queue(&self, boot: &str, now: i64) -> QueueCounts {
+    pub(super) fn queue(&self, boots: &[&str], now: i64) -> QueueCounts {
         let mut counts = QueueCounts::default();
-        for row in self.items.values().filter(|row| self.is_ours(&row.item, boot)) {
+        let ours = |row: &&ItemRow| boots.iter().any(|boot| self.is_ours(&row.item, boot));
+        for row in self.items.values().filter(ours) {
             match row.snapshot(now).item.state {
                 ItemState::Ready => counts.ready += 1,
                 ItemState::Running => counts.running += 1,
@@ -317,7 +318,7 @@ mod tests {
         let mut data = Data::default();
         for _ in 0..KEPT_EVENTS + 3 {
             let event = NewEvent::new(EventKind::AgentStarted);
-            let stored = Event { sequence: data.last_sequence() + 1, at: String::new(), event };
+            let stored = Event { sequence: data.last_sequence() + 1, at: String::new(), boot: None, event };
             data.push_event("b-1", stored);
         }
         let from = |since, limit| {

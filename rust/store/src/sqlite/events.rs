@@ -29,6 +29,11 @@ pub(crate) fn last_sequence(connection: &Connection) -> rusqlite::Result<u64> {
     connection.prepare_cached("SELECT coalesce(max(sequence), 0) FROM events")?.query_row([], |row| row.get(0))
 }
 
+/// Up to where there may be gaps: events of what was pruned are gone.
+pub(crate) fn horizon(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.prepare_cached("SELECT sequence FROM horizon")?.query_row([], |row| row.get(0))
+}
+
 /// Events after a sequence, oldest first.
 pub(crate) fn events(connection: &Connection, query: &EventQuery, own_boot: &str) -> Result<Vec<Event>, Failure> {
     let limit = if query.limit == 0 { i64::MAX } else { i64::from(query.limit) };
@@ -57,7 +62,7 @@ pub(crate) fn events(connection: &Connection, query: &EventQuery, own_boot: &str
 fn of_run(connection: &Connection, run: &str, since: i64, limit: i64) -> Result<Vec<Event>, Failure> {
     let wanted = "run = ?1 AND sequence > ?2
          UNION ALL
-         SELECT sequence, at, record FROM events
+         SELECT sequence, at, boot, record FROM events
          WHERE run IS NULL AND boot IN (SELECT boot FROM run_boots WHERE run = ?1) AND sequence > ?2
          ORDER BY sequence LIMIT ?3";
     select(connection, wanted, params![run, since, limit])
@@ -65,12 +70,12 @@ fn of_run(connection: &Connection, run: &str, since: i64, limit: i64) -> Result<
 
 fn select(connection: &Connection, wanted: &str, parameters: impl Params) -> Result<Vec<Event>, Failure> {
     let mut statement =
-        connection.prepare_cached(&format!("SELECT sequence, at, record FROM events WHERE {wanted}"))?;
+        connection.prepare_cached(&format!("SELECT sequence, at, boot, record FROM events WHERE {wanted}"))?;
     let mut rows = statement.query(parameters)?;
     let mut events = Vec::new();
     while let Some(row) = rows.next()? {
-        let event: NewEvent = serde_json::from_str(row.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?)?;
-        events.push(Event { sequence: row.get(0)?, at: row.get(1)?, event });
+        let event: NewEvent = serde_json::from_str(row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?)?;
+        events.push(Event { sequence: row.get(0)?, at: row.get(1)?, boot: row.get(2)?, event });
     }
     Ok(events)
 }

@@ -454,6 +454,10 @@ impl Store for SqliteStore {
         self.read(move |connection| events::events(connection, &query, &boot)).await
     }
 
+    async fn horizon(&self) -> Result<u64, Problem> {
+        self.read(|connection| Ok(events::horizon(connection)?)).await
+    }
+
     async fn post_command(&self, command: NewCommand) -> Result<(), Problem> {
         crate::rules::check_command(&command)?;
         self.write(move |write| write::post_command(write, &command)).await
@@ -468,9 +472,9 @@ impl Store for SqliteStore {
         self.read(move |connection| rows::under_way(connection, &boot)).await
     }
 
-    async fn queue(&self) -> Result<QueueCounts, Problem> {
-        let (boot, now) = (self.boot.clone(), self.now());
-        self.read(move |connection| rows::queue(connection, &boot, now)).await
+    async fn queue_of(&self, boots: &[&str]) -> Result<QueueCounts, Problem> {
+        let (boots, now) = (serde_json::json!(boots).to_string(), self.now());
+        self.read(move |connection| rows::queue(connection, &boots, now)).await
     }
 
     async fn prune(&self, prune: Prune) -> Result<Pruned, Problem> {

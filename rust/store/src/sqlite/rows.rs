@@ -290,8 +290,8 @@ pub(crate) fn artifact(connection: &Connection, run: &str, name: &str) -> Result
     Ok(statement.query_row([run, name], |row| row.get(0)).optional()?)
 }
 
-/// Items that a boot could claim or has claimed: of no run, or of a running run of its own.
-pub(crate) fn queue(connection: &Connection, boot: &str, now: i64) -> Result<QueueCounts, Failure> {
+/// Items that boots (a JSON array) could claim or have claimed: of no run, or of a running run of their own.
+pub(crate) fn queue(connection: &Connection, boots: &str, now: i64) -> Result<QueueCounts, Failure> {
     let mut statement = connection.prepare_cached(
         "SELECT count(*) FILTER (WHERE items.state = 'ready' AND open_dependencies = 0
                                  AND (not_before IS NULL OR not_before <= ?2)),
@@ -299,9 +299,10 @@ pub(crate) fn queue(connection: &Connection, boot: &str, now: i64) -> Result<Que
                 count(*)
          FROM items LEFT JOIN runs ON runs.id = items.run
          WHERE items.state IN ('ready', 'running')
-           AND (items.run IS NULL OR (runs.boot = ?1 AND runs.state = 'running'))",
+           AND (items.run IS NULL OR (runs.state = 'running'
+                                      AND runs.boot IN (SELECT value FROM json_each(?1))))",
     )?;
-    Ok(statement.query_row(params![boot, now], |row| {
+    Ok(statement.query_row(params![boots, now], |row| {
         let (ready, running, all): (u64, u64, u64) = (row.get(0)?, row.get(1)?, row.get(2)?);
         Ok(QueueCounts { ready, running, waiting: all - ready - running })
     })?)
