@@ -7,9 +7,7 @@ use crate::sync::locked;
 use mnemosyne_core::{Budget, Problem, ProblemKind, Run, RunState, StatsFold, WorkItem, error::codes};
 use mnemosyne_runtime::{AgentHandle, AgentSpec, RoleSpec, SupervisorSpec, Tree, TreeConfig, WorkError, operate};
 use mnemosyne_store::retention::{Pace, forget};
-use mnemosyne_store::{
-    Durability, EventQuery, ItemEnd, ItemSnapshot, MemoryStore, SqliteStore, Store, sqlite,
-};
+use mnemosyne_store::{Durability, EventQuery, ItemEnd, ItemSnapshot, MemoryStore, SqliteStore, Store, sqlite};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
