@@ -14,6 +14,7 @@ __all__ = [
     "debug_build",
     "file",
     "frame",
+    "judge",
     "metrics",
     "result_frame",
     "stop_loop",
