@@ -89,6 +89,10 @@ test-pythons: build ## the bridge's tests, from one wheel, on every Python of PY
 # Programs that the tests of kept keys talk to; without them these tests are skipped, with this reason.
 KEYCHAIN := gnome-keyring-daemon dbus-run-session age
 
+.PHONY: docs
+docs: $(VENV)/.dev ## the documents as a site in target/docs, with the reference of the Python names; no link to nothing
+	$(VENV)/bin/mkdocs build --quiet
+
 .PHONY: browser
 browser: ## install what looks at the window's page in the tests, as root and by apt-get: chromium and its driver
 	@command -v chromium chromedriver > /dev/null || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \

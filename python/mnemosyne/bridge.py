@@ -189,7 +189,7 @@ class ClaudeAgentBridge:
         return WorkResult.model_validate(await self._ask({"op": "send_work", **self._work(item, timeout)}))
 
     def try_send_work(self, item: WorkItem, *, timeout: float | None = None) -> Awaitable[WorkResult]:
-        """As :meth:`send_work`, but refused at once, by the call itself, where there is no free place.
+        """As ``send_work``, but refused at once, by the call itself, where there is no free place.
 
         Raises:
             BridgeFull: No free place; nothing was queued.

@@ -23,5 +23,5 @@ def canonical_json(value: JsonValue) -> bytes:
 
 
 def sha256_json(value: JsonValue) -> str:
-    """Return the SHA-256 of :func:`canonical_json` in hexadecimal."""
+    """Return the SHA-256 of ``canonical_json`` in hexadecimal."""
     return hashlib.sha256(canonical_json(value)).hexdigest()

@@ -21,7 +21,7 @@ _NAME = "mnemosyne-item"
 if sys.version_info >= (3, 12):
 
     def new_event_loop() -> asyncio.AbstractEventLoop:
-        """Return a loop for :func:`start_task`."""
+        """Return a loop for ``start_task``."""
         return asyncio.new_event_loop()
 
     def start_task(
@@ -45,7 +45,7 @@ else:
             return super().call_soon(callback, *args, context=context)
 
     def new_event_loop() -> asyncio.AbstractEventLoop:
-        """Return a loop for :func:`start_task`."""
+        """Return a loop for ``start_task``."""
         return _Loop()
 
     def start_task(

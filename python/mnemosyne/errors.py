@@ -72,7 +72,7 @@ class InvalidInput(MnemosyneError, ValueError):
     """What the user gave cannot be used; nothing was stored or spent. Exit code 2.
 
     Attributes:
-        problems: Everything that is wrong, where a whole plan or item was judged (:mod:`mnemosyne.validation`): of
+        problems: Everything that is wrong, where a whole plan or item was judged (``mnemosyne.validation``): of
             each the ``code``, ``path``, ``value``, ``message`` and ``fix``.
     """
 
@@ -167,7 +167,7 @@ class ModelError(MnemosyneError):
     Attributes:
         fatal: Asking again with the same request cannot help (400, 413, a refusal, an answer cut by its length limit).
         retry_after: Seconds the server asked to wait, or None.
-        failure: The class (:mod:`mnemosyne.llm.failures`), for events and metrics; empty where it has none.
+        failure: The class (``mnemosyne.llm.failures``), for events and metrics; empty where it has none.
     """
 
     default_code = "MN-0400"

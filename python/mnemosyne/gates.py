@@ -167,10 +167,10 @@ async def joined_gate(
     """Run the commands of all accepted tasks on a merged commit: all must be green, with the old tests too.
 
     Args:
-        workspace: As for :func:`run_gates`.
+        workspace: As for ``run_gates``.
         old: The accepted commit.
         new: What would be accepted.
-        setup: As for :func:`run_gates`.
+        setup: As for ``run_gates``.
         acceptance: Commands of this task and of all that were accepted before.
         file_scope: Of this task.
     """

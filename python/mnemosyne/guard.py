@@ -8,7 +8,7 @@ supervisor ==socket== guard (lock, subreaper, one thread) -- keeper (subreaper) 
 ```
 
 * The guard acts on the end of its socket and on the death of its parent: it ends every command, and holds its lock
-  until the last child is gone. A resume waits for that lock (:func:`wait_until_gone`).
+  until the last child is gone. A resume waits for that lock (``wait_until_gone``).
 * Each command has a *keeper*, a fork of the guard that is the subreaper of that command alone. Whatever daemonises
   becomes a child of the keeper, so the descendants of one command are always known, whatever session, group or
   environment they gave themselves. A command is over when its main process is over; what it left behind is killed.
@@ -18,7 +18,7 @@ supervisor ==socket== guard (lock, subreaper, one thread) -- keeper (subreaper) 
 
 This file is both ends. Run as a program (``python -I -S guard.py``) it is the guard: only the first half is executed,
 so that the process stays at about 10 MB and starts in 20 ms; importing asyncio would double both. Imported, it gives
-:class:`Guard`, the client.
+``Guard``, the client.
 """
 
 # ruff: noqa: E402 - the client's imports come after the program, on purpose
@@ -492,7 +492,7 @@ class _GuardProcess:
         self.commands[command.number] = command
 
     def _open_pipes(self, command: _Command, theirs: list[int], *, merge: bool) -> None:
-        """Fill ``command.descriptors`` with our ends, and ``theirs`` in the order that :func:`_keep` wants."""
+        """Fill ``command.descriptors`` with our ends, and ``theirs`` in the order that ``_keep`` wants."""
         if command.channel is not None:
             read = command.channel
         elif command.stdin:
@@ -874,11 +874,11 @@ class Guard:
         Args:
             argv: Program and arguments. A program that cannot be started gives exit code 126 or 127 and a reason.
             cwd: Its directory.
-            env: Its whole environment; None for :meth:`environment`.
+            env: Its whole environment; None for ``environment``.
             stdin: What it reads.
             timeout: Seconds after which it is ended.
             output_limit: Bytes kept of stdout, and of stderr; of more, the first and the last half are kept.
-            tag: A name for :meth:`kill`.
+            tag: A name for ``kill``.
             merge_output: stderr goes into stdout, in the order of writing.
 
         Raises:
@@ -984,7 +984,7 @@ class Guard:
             await gone
 
     def close_now(self) -> None:
-        """As :meth:`close`, blocking."""
+        """As ``close``, blocking."""
         self._hang_up()
         self._gone.wait(_START_SECONDS)
 
@@ -1143,7 +1143,7 @@ _SHARED = _Shared()
 
 
 def configure(*, lock: Path | None = None, interpreter: str | None = None) -> None:
-    """Say how :func:`shared` starts its guard; call it before the first use, it does not change a running one."""
+    """Say how ``shared`` starts its guard; call it before the first use, it does not change a running one."""
     with _SHARED.mutex:
         _SHARED.lock, _SHARED.interpreter = lock, interpreter
 

@@ -1,7 +1,7 @@
 """The log: one stream in time order, from Rust and from Python, that tells of an item from its submission to its end.
 
 Rust's lines come through Python's ``logging`` under ``mnemosyne.*`` (``rust/bridge/src/log.rs``), so a program's own
-handlers see them; nothing has to be configured for that. :func:`configure_logging` adds our own: a file or standard
+handlers see them; nothing has to be configured for that. ``configure_logging`` adds our own: a file or standard
 error, as text or JSON. Every line carries what it is about: run, item, attempt, role, agent, generation, epoch. In
 text each line of a traceback or a box does so too: ``grep ITEM_ID`` finds the whole, and nobody can forge a line.
 
@@ -96,7 +96,7 @@ def configure_logging(
 
 
 def stop_logging() -> None:
-    """Write what waits, and take away what :func:`configure_logging` added; levels stay."""
+    """Write what waits, and take away what ``configure_logging`` added; levels stay."""
     with _changing:
         _stop()
 

@@ -1,6 +1,6 @@
 """The loop thread: where all in-process agents live.
 
-Rust calls :func:`run` on a thread of its own, attached for life inside one ``spawn_blocking`` call (GIL-1), and sends
+Rust calls ``run`` on a thread of its own, attached for life inside one ``spawn_blocking`` call (GIL-1), and sends
 messages: start an agent, stop it, work, cancel. Every item is one task with a context of its own. What a task raises is
 an outcome, never the end of the loop: ``SystemExit`` from an agent, or from a task that it started, is its own error.
 
@@ -298,7 +298,7 @@ class _Loop:
             call.ended.set_result(None)
 
     def end(self) -> None:
-        """Let :meth:`live` come to its end."""
+        """Let ``live`` come to its end."""
         self._ended.set()
 
     def _begin(self, slot: int, work: Coroutine[object, object, None]) -> None:

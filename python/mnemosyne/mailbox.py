@@ -66,7 +66,7 @@ class Mailbox:
         """Ask something that may refuse at once; return the future of its answer, which may be cancelled.
 
         Raises:
-            MnemosyneError: The refusal, or as :meth:`call`.
+            MnemosyneError: The refusal, or as ``call``.
         """
         ticket, future = self._begin()
         try:

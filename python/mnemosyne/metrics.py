@@ -1,7 +1,7 @@
 """What this process did, counted: work items by agent, turns by outcome, tokens, cost, reviews and gates.
 
 One of two views. The collector knows what its process did since it began and forgets it with it; ``mnemosyne stats``
-(:mod:`mnemosyne.stats`) is of the store and of all time. A test holds them together.
+(``mnemosyne.stats``) is of the store and of all time. A test holds them together.
 
 Bounded, whatever comes: a label never comes from outside unchecked, what is one too many is counted as ``other``, and
 of durations the last 1,024 of each agent are kept. Every method may be called from any thread.
@@ -39,7 +39,7 @@ class WorkItemMetrics:
         item_id: Of the item.
         agent_id: Who worked on it.
         phase: Of the run.
-        started: Seconds of :func:`time.monotonic`.
+        started: Seconds of ``time.monotonic``.
         seconds: How long it took; None while it is under way.
         success: Whether the agent returned ``success: true``; None while it is under way.
         error_type: The class of what it raised, or ``unsuccessful`` for a result that says ``success: false``.
@@ -196,7 +196,7 @@ class AgentMetrics:
 
 
 class MetricsCollector:
-    """Counts what happens in one process; see :func:`get_metrics_collector`."""
+    """Counts what happens in one process; see ``get_metrics_collector``."""
 
     def __init__(self) -> None:
         self._counters: dict[str, Counter[str]] = {"api_calls": Counter(), "retries": Counter(), "parked": Counter()}

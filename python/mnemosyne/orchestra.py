@@ -86,7 +86,7 @@ class Orchestra:
         agents: Specifications by role; a role without one gets its own agent.
         model: Model id for all roles; None is each role's default, ``"demo"`` the offline demo model.
         base_url: A server that speaks the Messages API; None is Anthropic's.
-        api_key: The key; None is looked for (:mod:`mnemosyne.config.secrets`), before the first agent starts.
+        api_key: The key; None is looked for (``mnemosyne.config.secrets``), before the first agent starts.
         max_concurrent: Agents of each role that works on tasks.
         supervisors: How agents of a role are restarted; a role without one gets a pool with 5 restarts in 300 s.
         durability: What an acknowledgement survives. ``"power-safe"``: the loss of power. ``"crash-safe"``: the end of
@@ -314,7 +314,7 @@ class Orchestra:
         return self._run(run_id)
 
     async def retry(self, run_id: str, task: str, *, note: str | None = None, budget: Budget | None = None) -> Run:
-        """Give a task that failed new attempts, and go on with its run as :meth:`resume` does.
+        """Give a task that failed new attempts, and go on with its run as ``resume`` does.
 
         Args:
             run_id: The run, which failed or was stopped.
@@ -535,7 +535,7 @@ class RunResult:
         tasks: ``{id, title, state, attempts, depends_on, files, evidence, review}`` each.
         usage: Tokens and money.
         parked: Work that waits for its time: ``{item, task, role, until, class, reason}`` each, the first first.
-        budget: What it may spend, as :class:`~mnemosyne.models.Budget`.
+        budget: What it may spend, as ``Budget``.
         spent: ``{usd, tokens, calls, seconds}`` that count against it: what was used, and what was set aside for
             requests that a crash cut off.
         seconds: From submission to its end, or to now.
@@ -750,7 +750,7 @@ async def _tell(store: Path, run_id: str, kind: str, reason: str) -> None:
 
 
 async def sum_up(store: Path) -> Json:
-    """Return the sums over all events of a store, see :class:`~mnemosyne.stats.StoreStats`."""
+    """Return the sums over all events of a store, see ``StoreStats``."""
     return cast(Json, await _ask(await open_store(store), {"op": "stats"}))
 
 
@@ -867,7 +867,7 @@ async def read_journals(store: Path, run_id: str, subject: str) -> list[Json]:
 
     Returns:
         ``{item, kind, role, attempt, state, claims, steps}`` each; what the steps say is read by
-        :mod:`mnemosyne.llm.transcript`. Empty for what has not begun.
+        ``mnemosyne.llm.transcript``. Empty for what has not begun.
 
     Raises:
         InvalidInput: There is no such run (MN-0110), or neither a task nor a phase of that name in it (MN-0430).

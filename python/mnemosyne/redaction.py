@@ -1,6 +1,6 @@
 """Secrets are taken out of every text that leaves the process: by value, where we know them, and by shape (SECRET-1).
 
-*By value*: whoever takes hold of a key calls :func:`hide_secret`, and from then on no piece of it of eight characters
+*By value*: whoever takes hold of a key calls ``hide_secret``, and from then on no piece of it of eight characters
 passes, because servers like to quote the beginning of a key they refuse. *By shape*: what looks like a key is hidden
 even if nobody told us of it; a few words too many are a small price.
 """

@@ -1,4 +1,4 @@
-"""What a store has seen since it was made, added up from its events: the other view beside :mod:`mnemosyne.metrics`.
+"""What a store has seen since it was made, added up from its events: the other view beside ``mnemosyne.metrics``.
 
 The sums are Rust's (``rust/core/src/stats.rs``), and ``/metrics`` of the window shows the same. Events are committed
 with what they tell of (DUR-2), so these sums hold whatever was killed meanwhile. A claim that a ``kill -9`` cut off is

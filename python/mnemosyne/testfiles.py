@@ -6,7 +6,7 @@ tests need beside them (fixtures, snapshots) and with the files that only say wh
 (``pyproject.toml``, ``package.json``, a ``Makefile``); there only those settings are compared, so that a new dependency
 is no change of a test, and a changed ``addopts`` is one.
 
-All of it is a pure function of paths and texts. What is done about a change is decided in :mod:`~mnemosyne.gates`.
+All of it is a pure function of paths and texts. What is done about a change is decided in ``gates``.
 """
 
 from __future__ import annotations

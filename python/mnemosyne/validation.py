@@ -1,6 +1,6 @@
 """Everything that is wrong with what was given, all at once and before it costs money.
 
-Each check returns a :class:`Report`: *errors*, for which it is refused, each with its path, its value and its fix, and
+Each check returns a ``Report``: *errors*, for which it is refused, each with its path, its value and its fix, and
 apart from them *warnings*, which are only shown. What is not yet a plan or an item (JSON of a user's or a model's) is
 read here too, so that a misspelt key and a circle of dependencies are told in one answer.
 
@@ -222,7 +222,7 @@ def validate_agent_state(health: AgentHealth | JsonValue) -> Report:
     """Check whether an agent can be given work now.
 
     Args:
-        health: What :meth:`~mnemosyne.bridge.ClaudeAgentBridge.health` returned.
+        health: What ``health`` returned.
 
     Returns:
         Errors under MN-0303 for a state in which it takes none; warnings for one that is about to be restarted or has

@@ -2,7 +2,7 @@
 
 The process lives on the same loop as agents of the thread do (``loop.py``), with a socket in the place of the port;
 what the frames are is said in ``rust/bridge/src/worker.rs``, which is the other end. This file is both halves of the
-beginning: :func:`employ` starts the process through the guard and writes the first frame; run as a program, the file is
+beginning: ``employ`` starts the process through the guard and writes the first frame; run as a program, the file is
 what the process does.
 
 * **SECRET-1** Others may read a process's arguments and the environment that it was started with. Both hold nothing

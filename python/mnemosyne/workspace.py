@@ -11,8 +11,8 @@ change bytes. The shadow repository lies in the run's directory and is used with
 <directory>/gates/<random>/       throwaway checkouts
 ```
 
-What the commands say of a commit is measured in :mod:`~mnemosyne.gates`, in checkouts made here.
-:meth:`Workspace.apply` may be interrupted anywhere and run again (``kill -9`` included), and never overwrites
+What the commands say of a commit is measured in ``gates``, in checkouts made here.
+``Workspace.apply`` may be interrupted anywhere and run again (``kill -9`` included), and never overwrites
 what the user changed. All git goes through the guard, several commands to one shell where they belong together: a round
 trip costs about 5 ms, a git command 1.5 ms.
 """
@@ -162,7 +162,7 @@ class MergeResult:
     conflict: str
     """What conflicts, with the conflicting lines."""
     onto: str
-    """The accepted commit that it was merged onto: ``old`` of :meth:`Workspace.apply`."""
+    """The accepted commit that it was merged onto: ``old`` of ``Workspace.apply``."""
 
 
 @dataclass(frozen=True)
@@ -477,7 +477,7 @@ class Workspace:
         """Return the tree of a commit in which some paths hold something else.
 
         Args:
-            entries: Mode, object name and path each, as in :class:`Change`; zeros take the path away.
+            entries: Mode, object name and path each, as in ``Change``; zeros take the path away.
         """
         # What goes away first, since a file may come where a folder was.
         lines = sorted(
@@ -534,7 +534,7 @@ class Workspace:
             await _in_thread(_remove, home)
 
     async def run_command(self, path: Path, command: str, timeout: float) -> CommandResult:
-        """Run a shell command in a checkout, as :meth:`checkouts` made it."""
+        """Run a shell command in a checkout, as ``checkouts`` made it."""
         shared = self._guard.environment()
         result = await self._guard.run(
             ["/bin/sh", "-c", command],

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from browsing import OpenWindow
 from command import SECONDS, DemoServer, Finished, Sandbox
 from messages_server import MessagesServer, failing
 
@@ -179,6 +180,22 @@ def doctor(sandbox: Sandbox, server: DemoServer) -> Finished:
     return Finished(0, "".join(one.out for one in said), "".join(one.err for one in said))
 
 
+def window(sandbox: Sandbox, server: DemoServer) -> Finished:
+    """All that the window answers about a run whose agent said it aloud, and when it is told the key itself."""
+    done = said_aloud(sandbox, server)
+    served = sandbox.start("serve", "--port", "0", "--json", "--debug", ANTHROPIC_API_KEY=KEY, **logging(sandbox))
+    opened, run = OpenWindow.of(served), done.summary["run"]
+    ways = [f"/runs/{run}", f"/runs/{run}/agents", "/runs", "/state", "/metrics", "/ready"]
+    answers = [opened.ask("GET", path) for path in (*ways, "/events?since=0&follow=false", "/events?follow=false")]
+    assert [answer.status for answer in answers] == [200] * len(ways[:-1]) + [503, 200, 200]
+    assert "[hidden]" in answers[-2].text, "the events tell of it"
+    told = {"prompt": KEY, "workspace": f"/nowhere/{KEY}", KEY: KEY}
+    refused = [opened.post("/runs", told), opened.post("/items", told), opened.ask("GET", f"/items/{KEY}")]
+    assert {answer.status // 100 for answer in refused} == {4}
+    said = "".join(answer.text + str(answer.headers) for answer in [*answers, *refused])
+    return Finished(0, done.out + said + "".join(served.text_lines()), done.err + served.errors)
+
+
 WAYS: list[Callable[[Sandbox, DemoServer], Finished]] = [
     refused,
     rejected,
@@ -186,6 +203,7 @@ WAYS: list[Callable[[Sandbox, DemoServer], Finished]] = [
     worker_crash,
     commands,
     doctor,
+    window,
 ]
 
 

@@ -1,1 +1,1 @@
-"""The four roles, and what an agent of your own builds on: see :mod:`.base_agent` and :mod:`.agent_factory`."""
+"""The four roles, and what an agent of your own builds on: see ``.base_agent`` and ``.agent_factory``."""

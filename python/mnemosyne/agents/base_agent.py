@@ -53,7 +53,7 @@ _at_work: ContextVar[tuple[object, ...]] = ContextVar("mnemosyne_agents_at_work"
 
 
 class AgentExecutionMixin:
-    """Base of an agent; a subclass writes :meth:`execute_work`, and may write ``async def close(self)``.
+    """Base of an agent; a subclass writes ``execute_work``, and may write ``async def close(self)``.
 
     Made as ``cls()``; then the host sets ``config``. One object lives for one generation of the agent.
     """
@@ -80,10 +80,10 @@ class AgentExecutionMixin:
         """Do one work item. A plain ``def`` is run in a bounded pool of threads.
 
         Args:
-            work_dict: A :class:`~mnemosyne.models.WorkItem` as a dict.
+            work_dict: A ``WorkItem`` as a dict.
 
         Returns:
-            A :class:`~mnemosyne.models.WorkResult` as a dict; ``success`` is required. ``{"success": False}`` says that
+            A ``WorkResult`` as a dict; ``success`` is required. ``{"success": False}`` says that
             the work could not be done well; an exception says that the agent is broken.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define execute_work")
@@ -214,7 +214,7 @@ def validate_environment() -> bool:
 
 
 async def call_agent(agent: AgentExecutionMixin, work_dict: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Call the agent and return its result as a complete :class:`WorkResult` dict.
+    """Call the agent and return its result as a complete ``WorkResult`` dict.
 
     What the agent raises passes unchanged, because by its class the runtime decides whom to charge: the error of a
     model charges nobody. Only ``InvalidInput`` is wrapped: raised by us it fails an item for good, and an agent's own
@@ -271,7 +271,7 @@ def _call(agent: AgentExecutionMixin, work_dict: dict[str, JsonValue]) -> object
 
 
 def check_result(name: str, returned: object) -> dict[str, JsonValue]:
-    """Return what an agent returned as a complete :class:`WorkResult` dict.
+    """Return what an agent returned as a complete ``WorkResult`` dict.
 
     Raises:
         AgentError: It is no result (MN-0307).

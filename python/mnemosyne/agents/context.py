@@ -1,7 +1,7 @@
 """What an agent can ask of the runtime while it works: steps, budget, artifacts, progress.
 
 Every upcall carries the item and the epoch of the claim and returns after the commit. A claim that was taken over
-gets :class:`~mnemosyne.errors.Fenced` from its next upcall, which is before its next request or tool (FENCE-1).
+gets ``Fenced`` from its next upcall, which is before its next request or tool (FENCE-1).
 
 A step is found in the journal by its name, the hash of its input, and its place among the calls that share both. A
 finished one is replayed. One that was started and never finished is asked again under the next number; only a tool
@@ -136,7 +136,7 @@ class AgentContext:
         attempt: Rises with every rejection; a new attempt has a new journal.
         epoch: The claim; rises with every claim, and fences.
         tree: The attempt's own tree, where there is one.
-        kind: What the harness does around the agent, see :mod:`mnemosyne.agents.stages`.
+        kind: What the harness does around the agent, see ``mnemosyne.agents.stages``.
         run: The run, or None for work that belongs to none.
         task: The plan's task that the item is part of.
         setup: The plan's setup commands.

@@ -69,7 +69,7 @@ async def build_pack(
     feedback: str = "",
     earlier: Sequence[str] = (),
 ) -> str:
-    """Return the pack: most important files first, at most :data:`PACK_BYTES` bytes in all.
+    """Return the pack: most important files first, at most ``PACK_BYTES`` bytes in all.
 
     Args:
         scope: Path prefixes that the task may change.

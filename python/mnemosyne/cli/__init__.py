@@ -1,6 +1,6 @@
 """The command line, section 4 of the public contract: one file per verb group, and here the one door in and out.
 
-Every way out of a command passes :func:`main`, so one place turns an error into its lines, its summary and its exit
+Every way out of a command passes ``main``, so one place turns an error into its lines, its summary and its exit
 code. Nothing heavy is imported before a verb runs: ``mnemosyne --help`` costs argparse and no more.
 """
 

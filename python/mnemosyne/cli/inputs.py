@@ -145,7 +145,7 @@ def read_agents(given: Sequence[str]) -> dict[AgentRole, str]:
 
 
 def read_class(source: str) -> str:
-    """Return ``module:Class``, unchanged; as with :func:`read_agents` it is not imported here.
+    """Return ``module:Class``, unchanged; as with ``read_agents`` it is not imported here.
 
     Raises:
         InvalidInput: It is not of that form (MN-0109).

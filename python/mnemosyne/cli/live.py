@@ -59,7 +59,7 @@ class _Part:
 
 @dataclass
 class RunPicture:
-    """What the events of a run add up to; :meth:`add` and :meth:`lines` may be called from different threads.
+    """What the events of a run add up to; ``add`` and ``lines`` may be called from different threads.
 
     Attributes:
         run: The run's id.

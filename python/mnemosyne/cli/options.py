@@ -1,4 +1,4 @@
-"""Verbs and flags: what is accepted, said once. What the values mean is read in :mod:`~mnemosyne.cli.inputs`."""
+"""Verbs and flags: what is accepted, said once. What the values mean is read in ``inputs``."""
 
 from __future__ import annotations
 

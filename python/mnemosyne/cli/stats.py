@@ -1,4 +1,4 @@
-"""``mnemosyne stats``: what the store has seen since it was made. Of a process, see :mod:`mnemosyne.metrics`."""
+"""``mnemosyne stats``: what the store has seen since it was made. Of a process, see ``mnemosyne.metrics``."""
 
 from __future__ import annotations
 

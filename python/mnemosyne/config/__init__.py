@@ -1,1 +1,1 @@
-"""Settings and secrets: read here once, handed on as values. See :mod:`.settings` and :mod:`.secrets`."""
+"""Settings and secrets: read here once, handed on as values. See ``.settings`` and ``.secrets``."""

@@ -78,7 +78,7 @@ class AgeFile:
 
     @property
     def exists(self) -> bool:
-        """Whether keys were kept here, or :meth:`prepare` was called."""
+        """Whether keys were kept here, or ``prepare`` was called."""
         return self.path.exists() or self.identity.exists()
 
     def prepare(self) -> None:

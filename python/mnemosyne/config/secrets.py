@@ -1,6 +1,6 @@
 """The key of the model's API: one door, through which it is found, kept, replaced and forgotten (SECRET-1).
 
-Order: the file that a flag names, the key that an embedding program gave (:func:`provide`), ``ANTHROPIC_API_KEY``,
+Order: the file that a flag names, the key that an embedding program gave (``provide``), ``ANTHROPIC_API_KEY``,
 ``ANTHROPIC_AUTH_TOKEN``, the OS keychain, the age file, a profile of the SDK. The first that is there wins and nothing
 else is looked at: a flag that names a bad file is an error, not a reason to try the environment, because the user would
 then pay with a key they did not choose.
@@ -45,7 +45,7 @@ class ApiKey(SecretStr):
     """A key, and where it came from.
 
     Attributes:
-        source: For people; never anything of the key. Empty for :data:`NO_KEY`.
+        source: For people; never anything of the key. Empty for ``NO_KEY``.
         profile: The profile of the SDK that stands in its place; the key itself is then empty.
     """
 
@@ -150,7 +150,7 @@ class SecretsManager:
         return self._file_name
 
     def choose(self, to: Literal["keychain", "file"] | None = None) -> str:
-        """Return the name of the place where :meth:`keep` would keep a key, and make it ready.
+        """Return the name of the place where ``keep`` would keep a key, and make it ready.
 
         Raises:
             EnvironmentProblem: The keychain was asked for and does not answer (MN-0642); the age file cannot be made.

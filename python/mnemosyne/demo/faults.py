@@ -179,7 +179,7 @@ def headers(fault: Fault) -> Iterator[str]:
 def alter(fault: Fault, message: Block, body: Mapping[str, object]) -> Block:
     """Return ``message`` with the stop reason that the fault gives it, and no more than half of its last block.
 
-    The input of a tool that is streamed is halved in :func:`stream`: only there half a JSON text can be sent.
+    The input of a tool that is streamed is halved in ``stream``: only there half a JSON text can be sent.
     """
     reason = _STOPS.get(fault.kind)
     content, usage = message.get("content"), message.get("usage")

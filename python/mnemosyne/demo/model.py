@@ -50,7 +50,7 @@ def purpose(body: Mapping[str, object]) -> tuple[str, str]:
 
 
 def answer(body: Mapping[str, object]) -> Reply:
-    """Return the reply to a request that :func:`~mnemosyne.demo.wire.check_request` let through."""
+    """Return the reply to a request that ``check_request`` let through."""
     parts = prompt.sections(prompt.user_text(body))
     title = _schema_title(body)
     if title is not None and title in _STRUCTURED and (parts.keys() & {"request", "evidence"}):

@@ -1,6 +1,6 @@
 """What the demo model sees in a Python project: unfinished functions, who imports whom, and which test is whose.
 
-Everything is derived from the text of the files with :mod:`ast`; nothing is imported or run.
+Everything is derived from the text of the files with ``ast``; nothing is imported or run.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ A docstring of the project says what its function does, for example::
     - for a quantity from 10 on: price minus 10 percent
     - otherwise: price
 
-Words are sometimes ambiguous, and the model reads like somebody in a hurry: :data:`READINGS` lists for each phrase
+Words are sometimes ambiguous, and the model reads like somebody in a hurry: ``READINGS`` lists for each phrase
 what it takes it to mean first, then what else it may mean. Only an example that contradicts the first reading, as a
-failing assertion does, makes it try the next one: :func:`choose`.
+failing assertion does, makes it try the next one: ``choose``.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Case:
     Attributes:
         value: A Python expression.
         subject: The name that is compared, or None where the answer holds otherwise.
-        phrase: A key of :data:`READINGS`.
+        phrase: A key of ``READINGS``.
         bound: A number or a name, as written.
     """
 
@@ -298,7 +298,7 @@ def choose(rule: Rule, header: str, known: Sequence[Example]) -> list[str]:
 
 
 def agrees(source: str, example: Example) -> bool:
-    """Whether the function gives what the example demands; no, where :func:`evaluate` cannot tell."""
+    """Whether the function gives what the example demands; no, where ``evaluate`` cannot tell."""
     try:
         return evaluate(source, example.arguments) == example.expected
     except UnreadableError:

@@ -3,7 +3,7 @@
 Run as ``python -m mnemosyne.demo.server --port 0 [--log FILE] [--faults FILE]`` it prints its base URL as the first
 line. With ``--log`` it appends one JSON line per request after the answer ended: ``at, method, path, body_sha256,
 status, completed, fault``. ``completed`` is false where not the whole answer went out; ``fault`` is the name of the
-fault that ``--faults`` (:mod:`~mnemosyne.demo.faults`) made it give, else null; ``status`` is 0 without an answer.
+fault that ``--faults`` (``faults``) made it give, else null; ``status`` is 0 without an answer.
 
 Only light modules of the standard library are imported (threads, not asyncio or ``http.server``: that is 15 MB and
 100 ms less), because every run of the demo waits for this process.

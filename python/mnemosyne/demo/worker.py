@@ -2,7 +2,7 @@
 
 There is no state: which step is next follows from the tool results in the request. Leaf modules look so simple that
 a first attempt only imports them; what builds on other modules, and every rework, is checked with the acceptance
-commands. That is how a hasty reading (:mod:`~mnemosyne.demo.rules`) gets as far as the review, as it does in life.
+commands. That is how a hasty reading (``rules``) gets as far as the review, as it does in life.
 What it learns, it learns from the feedback in the prompt alone: take that out, and the mistake comes back.
 """
 

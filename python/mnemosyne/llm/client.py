@@ -73,7 +73,7 @@ class Client:
 
     Args:
         config: ``base_url``, and ``api_key`` (text or ``SecretStr``) or ``profile`` with ``key_source``, its source;
-            without a key it is looked for (:class:`~mnemosyne.config.secrets.SecretsManager`). Other keys are left
+            without a key it is looked for (``SecretsManager``). Other keys are left
             alone.
     """
 

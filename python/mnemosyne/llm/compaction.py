@@ -5,7 +5,7 @@ is not enough, by a summary that the model writes. Both keep every rule of the A
 removed, so each call keeps its result, and answers stay as they came, thinking included; a summary stands in the place
 of all calls and answers at once. What we said ourselves (the task, its acceptance, the feedback) is never shortened.
 
-Everything here is pure. A :data:`Recipe` says what was done, small enough for the journal: a resumed claim follows it
+Everything here is pure. A ``Recipe`` says what was done, small enough for the journal: a resumed claim follows it
 and gets the same messages, even from a version that would shorten in another way.
 """
 
@@ -115,7 +115,7 @@ def follow(recipe: Recipe, messages: Sequence[JsonValue], said: Sequence[str]) -
     """Return the messages that ``recipe`` makes of ``messages``.
 
     Args:
-        recipe: Of :func:`leave_out` or :func:`summed_up`, possibly read from a journal.
+        recipe: Of ``leave_out`` or ``summed_up``, possibly read from a journal.
         messages: The same that it was made for.
         said: What we said in them, in order: it stays word for word.
     """

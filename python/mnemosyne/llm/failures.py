@@ -10,7 +10,7 @@ nothing about the agent.
 | wait_until: 429 with a time | | what the server says | parked until then |
 | overloaded: 5xx, 529, 429 without a time, ``overloaded_error`` in the stream | for 15 min | backoff | parked |
 | unreachable: no connection to a server that has answered before | for 15 min | backoff | parked |
-| stalled: no byte for too long, see :mod:`mnemosyne.llm.client` | 3 times | backoff | the attempt fails |
+| stalled: no byte for too long, see ``mnemosyne.llm.client`` | 3 times | backoff | the attempt fails |
 | cut: the answer ended before its end; 408, 409 | 3 times | backoff | goes back; five in a row fail the attempt |
 | malformed: the answer cannot be understood | 3 times | backoff | goes back; five in a row fail the attempt |
 | refusal | once | | the item ends with the model's words |

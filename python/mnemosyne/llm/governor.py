@@ -7,7 +7,7 @@ A server that is overloaded is not helped by more requests, and a limit of the a
 - After five overloads in a row, with no answer between them, the *breaker* opens: nothing is sent but one *probe* at a
   time, in growing intervals. The first answer closes it, and the limit climbs from one.
 - A time that a server names with a 429 holds everybody back. Who would wait for longer than an agent may be held
-  is told so by :class:`Held` and parks its work.
+  is told so by ``Held`` and parks its work.
 
 All agents of a process live on one loop, so nothing here is locked. Who waits is served in the order of coming.
 """
@@ -93,7 +93,7 @@ class _Open:
 
 @dataclass(eq=False)
 class Permit:
-    """The right to send one request; give it back with :meth:`release`, whatever happened."""
+    """The right to send one request; give it back with ``release``, whatever happened."""
 
     governor: Governor
     era: int

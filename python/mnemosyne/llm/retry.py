@@ -65,7 +65,7 @@ class Journal(Protocol):
 class RetryPolicy:
     """Where the time, the chance and the governors of a turn come from: values, so that tests take no time.
 
-    How often and for how long is in :mod:`mnemosyne.llm.failures`.
+    How often and for how long is in ``mnemosyne.llm.failures``.
     """
 
     time: Time = MONOTONIC

@@ -6,7 +6,7 @@ tools, first prompt) and later prompts as steps ``prompt``, answers as turns, re
 claim reads all of it back and computes none of it again, so its next request is byte for byte the one that the
 interrupted claim would have sent, even if a prompt, a tool's description or a file has changed meanwhile.
 
-A conversation that no longer fits into the model's context window is shortened (:mod:`~mnemosyne.llm.compaction`), and
+A conversation that no longer fits into the model's context window is shortened (``compaction``), and
 what was done is a step ``compaction`` of the journal: a resumed claim follows it, whatever it would decide itself.
 """
 
@@ -148,7 +148,7 @@ class ClaudeSession:
         self._body, self._messages = {}, []
 
     async def query(self, prompt: Prompt) -> None:
-        """Say something; the answer comes from :meth:`receive_response`."""
+        """Say something; the answer comes from ``receive_response``."""
 
         async def entry() -> tuple[JsonValue, Usage | None]:
             text = prompt if isinstance(prompt, str) else await prompt()
@@ -169,10 +169,10 @@ class ClaudeSession:
         self._said += [str(message["content"]) for message in self._messages[-1:] if isinstance(message, dict)]
 
     async def receive_response(self) -> AsyncIterator[AssistantMessage | ToolMessage | ResultMessage]:
-        """Run the conversation until the model has finished; the last message is a :class:`ResultMessage`.
+        """Run the conversation until the model has finished; the last message is a ``ResultMessage``.
 
         Raises:
-            ModelError: See :func:`mnemosyne.llm.retry.ask`; a refusal (MN-0402), an answer that hit its length limit
+            ModelError: See ``mnemosyne.llm.retry.ask``; a refusal (MN-0402), an answer that hit its length limit
                 (MN-0405), a conversation that could not be shortened enough for the context window (MN-0407), a reason
                 to stop that we do not know (MN-0404).
         """

@@ -114,7 +114,7 @@ class Turn:
 
     @classmethod
     def from_json(cls, value: JsonValue) -> Turn:
-        """Read what :meth:`to_json` wrote."""
+        """Read what ``to_json`` wrote."""
         if not _is_object(value) or not isinstance(content := value.get("content"), list):
             raise ValueError("not the journal's form of a turn")
         return cls(
