@@ -14,6 +14,7 @@ use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
@@ -22,6 +23,8 @@ use tracing::{Event, Level, Metadata, Subscriber};
 /// Lines that wait at a time.
 const LIMIT: usize = 2_048;
 const EVERY: Duration = Duration::from_millis(10);
+/// For the last events of a process.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 static WAITING: Mutex<Waiting> = Mutex::new(Waiting { lines: Vec::new(), dropped: 0, sending: false });
 
@@ -158,9 +161,10 @@ impl Visit for Said {
 
 /// Logs every event of a store from now on, with what it is about, until the store is closed. One place instead of a log
 /// call beside each event: whatever is stored is in the log, in the order in which it was committed, and nothing else.
-pub(crate) fn follow_events(store: &Arc<dyn Store>) {
+pub(crate) fn follow_events(store: &Arc<dyn Store>) -> Followed {
     let (weak, mut changed) = (Arc::downgrade(store), store.changed());
     let mut since = *changed.borrow_and_update();
+    let (said, followed) = watch::channel(since);
     tokio::spawn(async move {
         while changed.changed().await.is_ok() {
             let Some(store) = weak.upgrade() else { return };
@@ -170,8 +174,24 @@ pub(crate) fn follow_events(store: &Arc<dyn Store>) {
                 since = event.sequence;
                 tell(&event);
             }
+            said.send_replace(since);
         }
     });
+    Followed(followed)
+}
+
+/// How far the log has come in the events of a store.
+#[derive(Clone)]
+pub(crate) struct Followed(watch::Receiver<u64>);
+
+impl Followed {
+    /// A process that ends must not take its last events with it: what is stored by now is on its way to the log
+    /// afterwards. A store that answers no more is not waited for.
+    pub(crate) async fn catch_up(&mut self, store: &dyn Store) {
+        let newest = *store.changed().borrow();
+        let _ = tokio::time::timeout(PATIENCE, self.0.wait_for(|said| *said >= newest)).await;
+        send();
+    }
 }
 
 fn tell(event: &mnemosyne_core::Event) {

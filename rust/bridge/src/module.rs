@@ -92,7 +92,7 @@ impl Handle {
         let Some(opened) = &self.tree else {
             return Err(PyRuntimeError::new_err("this handle has no tree"));
         };
-        port.channel.answer(runtime()?.handle(), ticket, serve_tree(opened.tree.clone(), request));
+        port.channel.answer(runtime()?.handle(), ticket, serve_tree(opened.clone(), request));
         Ok(())
     }
 

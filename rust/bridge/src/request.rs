@@ -1,7 +1,7 @@
 //! What Python asks of a store or a tree: one typed request per verb, answered through the asking loop's port.
 
 use crate::host::PythonHost;
-use crate::log::follow_events;
+use crate::log::{Followed, follow_events};
 use crate::port::Reply;
 use crate::sync::locked;
 use mnemosyne_core::{Budget, Problem, ProblemKind, Run, RunState, StatsFold, WorkItem, error::codes};
@@ -127,9 +127,12 @@ impl OpenRole {
 }
 
 /// A tree, its store, and the host that keeps the loop thread alive.
+#[derive(Clone)]
 pub(crate) struct OpenedTree {
     pub(crate) tree: Tree,
     pub(crate) store: Arc<dyn Store>,
+    /// Where its events are logged.
+    followed: Option<Followed>,
 }
 
 pub(crate) async fn open_store(path: PathBuf, durability: Durability) -> Result<Arc<dyn Store>, Problem> {
@@ -148,9 +151,7 @@ impl OpenTree {
         let directory = self.store.as_deref().map(mnemosyne_store::boot::state_directory);
         let store = store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
         let roles = self.roles.into_iter().map(OpenRole::read).collect::<Result<Vec<_>, Problem>>()?;
-        if self.log_events {
-            follow_events(&store);
-        }
+        let followed = self.log_events.then(|| follow_events(&store));
         let config = TreeConfig { store: Arc::clone(&store), roles, claims: self.claims };
         let tree = Tree::start(config).await?;
         match PythonHost::launch(&tokio::runtime::Handle::current(), Arc::clone(&store), directory).await {
@@ -161,7 +162,7 @@ impl OpenTree {
                     .because(error.to_string()));
             }
         }
-        Ok(OpenedTree { tree, store })
+        Ok(OpenedTree { tree, store, followed })
     }
 }
 
@@ -337,9 +338,16 @@ async fn end_of(
     }
 }
 
-pub(crate) async fn serve_tree(tree: Tree, request: Value) -> Reply {
+pub(crate) async fn serve_tree(opened: OpenedTree, request: Value) -> Reply {
+    let OpenedTree { tree, store, followed } = opened;
     match serde_json::from_value::<TreeRequest>(request) {
-        Ok(request) => tree_reply(&tree, request).await.unwrap_or_else(|error| error_reply(&error)),
+        Ok(request) => {
+            // Before the end, while the agents' loop still takes what is logged.
+            if let (TreeRequest::Shutdown, Some(mut followed)) = (&request, followed) {
+                followed.catch_up(store.as_ref()).await;
+            }
+            tree_reply(&tree, request).await.unwrap_or_else(|error| error_reply(&error))
+        }
         Err(error) => unreadable(&error),
     }
 }
