@@ -7,6 +7,7 @@
 use crate::loop_thread::living;
 use crate::port::Message;
 use crate::sync::locked;
+use mnemosyne_core::EventKind;
 use mnemosyne_store::{EventQuery, Store};
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -80,7 +81,8 @@ impl Subscriber for Forwarder {
             Level::INFO => 20,
             Level::DEBUG | Level::TRACE => 10,
         };
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let at = said.at.unwrap_or_else(now);
         let line = Line { at, level, logger: event.metadata().target().into(), text: said.text, about: said.about };
         if keep(line) {
             self.runtime.spawn(async {
@@ -134,6 +136,8 @@ fn send() {
 /// The message, then the fields as `name=value`; apart from them what the line is about.
 #[derive(Default)]
 struct Said {
+    /// When it happened, where that is not now.
+    at: Option<f64>,
     text: String,
     about: Vec<(Cow<'static, str>, String)>,
 }
@@ -143,6 +147,13 @@ impl Visit for Said {
         match ABOUT.iter().find(|name| **name == field.name()) {
             Some(name) => self.about.push(((*name).into(), value.to_owned())),
             None => self.record_debug(field, &value),
+        }
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        match field.name() {
+            "at" => self.at = Some(value),
+            _ => self.record_debug(field, &value),
         }
     }
 
@@ -199,8 +210,13 @@ fn tell(event: &mnemosyne_core::Event) {
     let data = if new.data.is_empty() { String::new() } else { serde_json::to_string(&new.data).unwrap_or_default() };
     let kind = serde_json::json!(new.kind);
     let data: String = data.chars().take(DATA_LENGTH).collect();
+    // A claim comes before all that its agent says of it, and may be read after that: it has the time of its commit. What
+    // else is stored follows what was said, perhaps in the same millisecond, and has the time at which it is read.
+    let is_claim = matches!(new.kind, EventKind::WorkStarted | EventKind::AgentStartedWithTask);
+    let at = event.at.parse::<jiff::Timestamp>().ok().filter(|_| is_claim).map(|at| at.as_millisecond() as f64 / 1e3);
     tracing::info!(
         target: "mnemosyne.events",
+        at,
         run = new.run.as_deref(),
         item = new.item.as_deref(),
         attempt = new.attempt,
