@@ -11,7 +11,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))  # helpers; pytest itself adds no folder in this import mode
 
-from command import DemoServer, Sandbox
+from command import DemoServer, Running, Sandbox, until
+from patient import PATIENT
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,3 +38,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServer]:
     server = DemoServer(tmp_path_factory.mktemp("server"))
     yield server
     server.close()
+
+
+@pytest.fixture
+def held(sandbox: Sandbox, server: DemoServer) -> Running:
+    """A run that waits in its first executor."""
+    (sandbox.root / "patient.py").write_text(PATIENT)
+    flags = ["--base-url", server.url, "--agent", "executor=patient:Patient", "--max-concurrent", "2"]
+    running = sandbox.start_demo(*flags)
+    until((sandbox.root / "reached").exists, f"the executor is reached: {running.errors}")
+    return running

@@ -7,41 +7,7 @@ import subprocess
 
 import pytest
 from command import SECONDS, DemoServer, Running, Sandbox, until
-
-PATIENT = '''
-import asyncio
-from pathlib import Path
-from mnemosyne import AgentExecutionMixin, create_agent
-
-HERE = Path(__file__).parent
-
-
-class Patient(AgentExecutionMixin):
-    """Says that it was reached, and works only when the gate is open."""
-
-    async def execute_work(self, work):
-        (HERE / "reached").touch()
-        while not (HERE / "open").exists():
-            await asyncio.sleep(0.02)
-        return await create_agent("executor", self.config).execute_work(work)
-'''
-
-
-@pytest.fixture
-def held(sandbox: Sandbox, server: DemoServer) -> Running:
-    """A run that waits in its first executor."""
-    (sandbox.root / "patient.py").write_text(PATIENT)
-    running = sandbox.start_demo("--base-url", server.url, "--agent", "executor=patient:Patient")
-    until((sandbox.root / "reached").exists, f"the executor is reached: {running.errors}")
-    return running
-
-
-def go_on(sandbox: Sandbox) -> None:
-    (sandbox.root / "open").touch()
-
-
-def run_of(running: Running) -> str:
-    return str(running.event("run_submitted")["run"])
+from patient import go_on, run_of
 
 
 def test_a_second_live_run_in_the_same_workspace_is_refused(

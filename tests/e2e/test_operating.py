@@ -7,21 +7,10 @@ import signal
 import time
 
 import pytest
-from command import DemoServer, Running, Sandbox, until
-from test_control import PATIENT, go_on, run_of
+from command import Running, Sandbox, until
+from patient import go_on, run_of
 
 LEASE = 30.0
-
-
-@pytest.fixture
-def held(sandbox: Sandbox, server: DemoServer) -> Running:
-    """A run that waits in its first executor."""
-    (sandbox.root / "patient.py").write_text(PATIENT)
-    running = sandbox.start_demo(
-        "--base-url", server.url, "--agent", "executor=patient:Patient", "--max-concurrent", "2"
-    )
-    until((sandbox.root / "reached").exists, f"the executor is reached: {running.errors}")
-    return running
 
 
 def agents(sandbox: Sandbox) -> dict[str, dict[str, object]]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from browsing import OpenWindow
 from command import DemoServer, Running, Sandbox, until
-from test_control import PATIENT, go_on, run_of
+from patient import go_on, run_of
 
 DOCUMENT = json.loads((Path(__file__).parents[2] / "rust/server/src/openapi.json").read_text(encoding="utf-8"))
 OPERATIONS = [(method.upper(), path) for path, methods in DOCUMENT["paths"].items() for method in methods]
@@ -38,17 +38,6 @@ def after(tmp_path_factory: pytest.TempPathFactory, server: DemoServer) -> Itera
     assert sandbox.demo("--quiet", "--base-url", server.url).exit_code == 0
     yield sandbox, OpenWindow.of(sandbox.start("serve", "--port", "0", "--model", "demo", "--json"))
     sandbox.close()
-
-
-@pytest.fixture
-def held(sandbox: Sandbox, server: DemoServer) -> Running:
-    """A run that waits in its first executor."""
-    (sandbox.root / "patient.py").write_text(PATIENT)
-    running = sandbox.start_demo(
-        "--base-url", server.url, "--agent", "executor=patient:Patient", "--max-concurrent", "2"
-    )
-    until((sandbox.root / "reached").exists, f"the executor is reached: {running.errors}")
-    return running
 
 
 def agents(window: OpenWindow) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from browsing import OpenWindow
 from command import DemoServer, Sandbox, until
+from patient import PATIENT, go_on
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
-from test_control import PATIENT, go_on
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 PICTURES = os.environ.get("MNEMOSYNE_PICTURES")
