@@ -3,7 +3,7 @@
 from os import PathLike
 from typing import Any, final
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 
 __all__ = [
     "AgentLoop",
@@ -14,7 +14,8 @@ __all__ = [
     "debug_build",
     "file",
     "frame",
-    "judge",
+    "judge_plan",
+    "judge_work_item",
     "metrics",
     "result_frame",
     "stop_loop",
@@ -76,9 +77,11 @@ def store(port: Port, ticket: int, path: str | PathLike[str], crash_safe: bool =
 def file(port: Port, ticket: int, request: JsonValue) -> None: ...
 def tree(port: Port, ticket: int, config: JsonValue, store: Handle | None) -> None: ...
 def metrics() -> JsonValue: ...
-def judge(
-    kind: str, text: str
-) -> tuple[list[tuple[str, str, str, str, str]], list[tuple[str, str, str, str, str]]]: ...
+
+_Told = tuple[str, str, str, str, str]
+
+def judge_plan(plan: BaseModel) -> tuple[list[_Told], list[_Told]]: ...
+def judge_work_item(text: str) -> tuple[list[_Told], list[_Told]]: ...
 def frame(kind: str, number: int, payload: JsonValue) -> bytes: ...
 def result_frame(slot: int, result: object) -> bytes | None: ...
 def stop_loop() -> None: ...

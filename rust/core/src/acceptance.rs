@@ -101,7 +101,7 @@ fn sets_errexit(word: &str) -> bool {
 /// Splits at the operators outside quotes and parentheses; `None` in any doubt.
 fn segments(command: &str) -> Option<Vec<(String, Operator)>> {
     let mut found = Vec::new();
-    let mut text = String::new();
+    let mut text = String::with_capacity(command.len());
     let (mut quote, mut depth) = (None, 0_i32);
     let mut chars = command.chars().peekable();
     while let Some(char) = chars.next() {

@@ -4,7 +4,7 @@ use crate::acceptance::can_fail;
 use crate::error::{Problem, codes};
 use crate::validation::{Finding, MOST_ENTRIES, is_inside, refuse, warn_of_vague_words};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 /// Seconds that an acceptance command may ask for.
 const LONGEST_COMMAND: f64 = 3_600.0;
@@ -75,7 +75,7 @@ impl Plan {
             return vec![Finding::new(codes::PLAN_INVALID, "tasks", &count, message, fix)];
         }
         let mut found = Vec::new();
-        let mut places = HashMap::new();
+        let mut places = HashMap::with_capacity(self.tasks.len());
         for (at, task) in self.tasks.iter().enumerate() {
             if places.contains_key(task.id.as_str()) {
                 let path = format!("tasks[{at}].id");
@@ -85,17 +85,24 @@ impl Plan {
                 places.insert(task.id.as_str(), at);
             }
         }
+        let mut depends_on: Vec<Vec<usize>> =
+            self.tasks.iter().map(|task| Vec::with_capacity(task.depends_on.len())).collect();
         for (at, task) in self.tasks.iter().enumerate() {
+            let is_first_of_its_id = places[task.id.as_str()] == at;
             for (number, id) in task.depends_on.iter().enumerate() {
-                if !places.contains_key(id.as_str()) {
+                let Some(place) = places.get(id.as_str()) else {
                     let path = format!("tasks[{at}].depends_on[{number}]");
                     let message = format!("task {:?} depends on {id:?}, which is no task of the plan", task.id);
                     let fix = "name a task of the plan, or take the entry out";
                     found.push(Finding::new(codes::PLAN_DANGLING, path, id, message, fix));
+                    continue;
+                };
+                if is_first_of_its_id {
+                    depends_on[at].push(*place);
                 }
             }
         }
-        for cycle in cycles(&self.tasks, &places) {
+        for cycle in cycles(&depends_on, &places) {
             let path = format!("tasks[{}].depends_on", cycle[0]);
             let ids: Vec<&str> = cycle.iter().map(|at| self.tasks[*at].id.as_str()).collect();
             let message = format!("the tasks {} depend on each other in a circle", shown(&ids));
@@ -109,7 +116,7 @@ impl Plan {
             }
         }
         for (at, task) in self.tasks.iter().enumerate() {
-            task.findings(&format!("tasks[{at}]"), &mut found);
+            task.findings(at, &mut found);
         }
         found
     }
@@ -119,19 +126,18 @@ impl Plan {
     pub fn warnings(&self) -> Vec<Finding> {
         let mut found = Vec::new();
         for (at, task) in self.tasks.iter().enumerate().take(MOST_ENTRIES) {
-            let path = format!("tasks[{at}]");
+            let path = |field: &str| format!("tasks[{at}].{field}");
             if task.file_scope.is_empty() && self.tasks.len() > 1 {
                 let message = "without a scope the task may change everything, and so runs alone";
                 let fix = "name the paths that it may change, so that other tasks can be worked on meanwhile";
-                found.push(Finding::warning(format!("{path}.file_scope"), "", message, fix));
+                found.push(Finding::warning(path("file_scope"), "", message, fix));
             }
-            let names: HashSet<&String> = task.depends_on.iter().collect();
-            if names.len() < task.depends_on.len() {
+            if names_one_twice(&task.depends_on) {
                 let (message, fix) = ("a task is named twice", "name it once");
-                found.push(Finding::warning(format!("{path}.depends_on"), "", message, fix));
+                found.push(Finding::warning(path("depends_on"), "", message, fix));
             }
-            warn_of_vague_words(&format!("{path}.title"), &task.title, &mut found);
-            warn_of_vague_words(&format!("{path}.description"), &task.description, &mut found);
+            warn_of_vague_words(|| path("title"), &task.title, &mut found);
+            warn_of_vague_words(|| path("description"), &task.description, &mut found);
         }
         self.warn_of_overlaps(&mut found);
         found
@@ -162,9 +168,9 @@ impl Plan {
 }
 
 impl PlanTask {
-    fn findings(&self, path: &str, found: &mut Vec<Finding>) {
+    fn findings(&self, at: usize, found: &mut Vec<Finding>) {
         let mut add = |code, field: &str, value: &str, message: &str, fix: &str| {
-            found.push(Finding::new(code, format!("{path}.{field}"), value, message, fix));
+            found.push(Finding::new(code, format!("tasks[{at}].{field}"), value, message, fix));
         };
         let invalid = codes::PLAN_INVALID;
         if !is_task_id(&self.id) {
@@ -209,6 +215,13 @@ impl PlanTask {
     }
 }
 
+/// Sorted, not hashed: the lists are short, and each task has one.
+fn names_one_twice(ids: &[String]) -> bool {
+    let mut sorted: Vec<&str> = ids.iter().map(String::as_str).collect();
+    sorted.sort_unstable();
+    sorted.windows(2).any(|pair| pair[0] == pair[1])
+}
+
 fn is_task_id(id: &str) -> bool {
     let known = |char: char| char.is_ascii_alphanumeric() || matches!(char, '_' | '.' | '-');
     id.len() <= 64 && id.starts_with(|first: char| first.is_ascii_alphanumeric()) && id.chars().all(known)
@@ -221,28 +234,19 @@ fn shown(cycle: &[&str]) -> String {
     format!("{}{rest}", cycle[..cycle.len().min(MOST)].join(" -> "))
 }
 
-/// Circles of dependencies that share no task, each as a closed walk of places; dependencies on nothing are left out.
+/// Circles of dependencies that share no task, each as a closed walk of places.
 ///
 /// Tasks are taken away while they depend on nothing that is left; what cannot be taken away depends on a circle.
-fn cycles(tasks: &[PlanTask], places: &HashMap<&str, usize>) -> Vec<Vec<usize>> {
-    let named = |task: &PlanTask| -> Vec<usize> {
-        task.depends_on.iter().filter_map(|id| places.get(id.as_str()).copied()).collect()
-    };
-    // Of two tasks with one id the first counts.
-    let depends_on: Vec<Vec<usize>> = tasks
-        .iter()
-        .enumerate()
-        .map(|(at, task)| if places[task.id.as_str()] == at { named(task) } else { Vec::new() })
-        .collect();
-    let mut dependents = vec![Vec::new(); tasks.len()];
+fn cycles(depends_on: &[Vec<usize>], places: &HashMap<&str, usize>) -> Vec<Vec<usize>> {
+    let mut dependents = vec![Vec::new(); depends_on.len()];
     for (at, dependencies) in depends_on.iter().enumerate() {
         for dependency in dependencies {
             dependents[*dependency].push(at);
         }
     }
     let mut open: Vec<usize> = depends_on.iter().map(Vec::len).collect();
-    let mut left = vec![true; tasks.len()];
-    let mut free: Vec<usize> = (0..tasks.len()).filter(|at| open[*at] == 0).collect();
+    let mut left = vec![true; depends_on.len()];
+    let mut free: Vec<usize> = (0..depends_on.len()).filter(|at| open[*at] == 0).collect();
     let mut starts: Vec<(&&str, &usize)> = places.iter().collect();
     starts.sort_unstable(); // the same circle begins with the same task each time
     let mut found = Vec::new();
@@ -261,7 +265,7 @@ fn cycles(tasks: &[PlanTask], places: &HashMap<&str, usize>) -> Vec<Vec<usize>> 
             if !left[*start] {
                 break;
             }
-            let Some(cycle) = walk(*start, &depends_on, &left) else {
+            let Some(cycle) = walk(*start, depends_on, &left) else {
                 break;
             };
             free.extend(&cycle);

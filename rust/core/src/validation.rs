@@ -152,11 +152,11 @@ pub fn item_findings(item: &WorkItem) -> Vec<Finding> {
 /// What of a work item may be meant otherwise.
 pub fn item_warnings(item: &WorkItem) -> Vec<Finding> {
     let mut found = Vec::new();
-    warn_of_vague_words("description", &item.description, &mut found);
+    warn_of_vague_words(|| "description".to_owned(), &item.description, &mut found);
     found
 }
 
-/// Words that two people understand differently, each with the question whose answer would take its place.
+/// Words that two people understand differently, in order, each with the question whose answer would take its place.
 const VAGUE: [(&str, &str); 22] = [
     ("appropriate", "which one is it?"),
     ("as needed", "when is it needed?"),
@@ -182,24 +182,28 @@ const VAGUE: [(&str, &str); 22] = [
     ("various", "which ones?"),
 ];
 
-/// One warning for each vague word of a text, in the order in which they stand there.
-pub(crate) fn warn_of_vague_words(path: &str, text: &str, found: &mut Vec<Finding>) {
-    let lowered = text.to_lowercase();
+/// One warning for each vague word of a text, in the order in which they stand there; the path is made where one does.
+pub(crate) fn warn_of_vague_words(path: impl Fn() -> String, text: &str, found: &mut Vec<Finding>) {
     let is_inside_a_word = |char: char| char.is_alphanumeric() || char == '_';
     let mut told = Vec::new();
     let mut before = ' ';
-    for (at, char) in lowered.char_indices() {
-        if !is_inside_a_word(std::mem::replace(&mut before, char)) && is_inside_a_word(char) {
-            let rest = &lowered[at..];
-            let ends = |word: &str| !rest[word.len()..].starts_with(is_inside_a_word);
-            let may_be = VAGUE.iter().filter(|(word, _)| word.starts_with(char));
-            for (word, question) in may_be.filter(|(word, _)| rest.starts_with(word) && ends(word)) {
-                if told.contains(word) {
-                    continue;
-                }
+    for (at, char) in text.char_indices() {
+        if is_inside_a_word(std::mem::replace(&mut before, char)) || !char.is_ascii_alphabetic() {
+            continue;
+        }
+        let rest = &text[at..];
+        let stands_here = |word: &str| {
+            let begins = rest.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+            begins && !rest[word.len()..].starts_with(is_inside_a_word)
+        };
+        let letter = char.to_ascii_lowercase() as u8;
+        let from = VAGUE.partition_point(|(word, _)| word.as_bytes()[0] < letter);
+        let may_be = VAGUE[from..].iter().take_while(|(word, _)| word.as_bytes()[0] == letter);
+        for (word, question) in may_be.filter(|(word, _)| stands_here(word)) {
+            if !told.contains(word) {
                 told.push(*word);
                 let message = format!("the word {word:?} can mean many things");
-                found.push(Finding::warning(path, word, message, &format!("say instead: {question}")));
+                found.push(Finding::warning(path(), word, message, &format!("say instead: {question}")));
             }
         }
     }
@@ -213,6 +217,20 @@ pub fn is_inside(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_vague_word_is_found_in_any_case_and_only_as_a_word() {
+        let found = |text: &str| {
+            let mut found = Vec::new();
+            warn_of_vague_words(String::new, text, &mut found);
+            found.into_iter().map(|finding| finding.value).collect::<Vec<_>>()
+        };
+        for (word, _) in VAGUE {
+            assert_eq!(found(&format!("it is ({}).", word.to_uppercase())), [word]);
+            assert_eq!(found(&format!("it is x{word} {word}x {word}é é{word}")), [""; 0], "{word}");
+        }
+        assert_eq!(found("a robust, fast and Robust one, etc"), ["robust", "fast", "etc"]);
+    }
 
     #[test]
     fn a_prompt_that_no_model_could_read_is_refused() {
