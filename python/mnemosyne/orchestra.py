@@ -290,13 +290,13 @@ class Orchestra:
             now = time.time() * 1000
             how["not_before"] = int(now + delay * 1000) if delay > 0 else None
             how["deadline"] = int(now + deadline * 1000) if deadline is not None else None
-        handle, given = self._open_handle(), item.model_dump(warnings=False)
+        handle = self._open_handle()
         try:
             # Before: an agent that waits begins it with the commit, earlier than the answer is here.
             _log.info(
                 "is submitted", extra={"mnemosyne": {"item": item.id, "role": item.role, "attempt": item.attempt}}
             )
-            stored = await mailbox().call(lambda port, ticket: handle.submit(port, ticket, given, how))
+            stored = await mailbox().call(lambda port, ticket: handle.submit(port, ticket, item, how))
             return Work(handle, str(stored))
         except InvalidInput:
             # The store judges each item by the same rules (one table of cases); what a model that was changed after it

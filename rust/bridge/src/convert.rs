@@ -5,6 +5,7 @@
 //! model, so the two can never disagree about what is a result (TRUTH-1).
 
 use crate::sync::{Mutex, locked};
+use mnemosyne_core::state::UnknownName;
 use mnemosyne_core::{Acceptance, AgentRole, Phase, Plan, PlanTask, WorkItem, WorkResult};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
@@ -246,6 +247,38 @@ fn read_integer(object: &Bound<'_, PyAny>) -> Result<Value, Refused> {
     }
     let value = object.extract::<u64>();
     value.map(Value::from).map_err(|_| Refused::because(Why::Value("is an integer beyond 64 bits".to_owned())))
+}
+
+/// The work item that a Python model holds, read attribute by attribute: its dump as a dict and two readings of that took
+/// 20 of the 420 us of processor time that a durable item costs.
+///
+/// # Errors
+/// As [`from_python`]; `ValueError` where the model has no longer its form.
+pub(crate) fn item_from_model(model: &Bound<'_, PyAny>) -> PyResult<WorkItem> {
+    let py = model.py();
+    let context = model.getattr(intern!(py, "context"))?;
+    let read = (Reader { tuples: true }).read(&context, 0).map_err(|refused| refused.at("context").into_error())?;
+    let Value::Object(context) = read else {
+        return Err(PyTypeError::new_err("the value at context is no dict"));
+    };
+    let no_name = |problem: UnknownName| PyValueError::new_err(problem.to_string());
+    Ok(WorkItem {
+        id: field(model, intern!(py, "id"))?,
+        description: field(model, intern!(py, "description"))?,
+        phase: field::<String>(model, intern!(py, "phase"))?.parse().map_err(no_name)?,
+        role: field::<String>(model, intern!(py, "role"))?.parse().map_err(no_name)?,
+        priority: field(model, intern!(py, "priority"))?,
+        depends_on: field(model, intern!(py, "depends_on"))?,
+        file_scope: field(model, intern!(py, "file_scope"))?,
+        context,
+        timeout_seconds: field(model, intern!(py, "timeout_seconds"))?,
+        attempt: field(model, intern!(py, "attempt"))?,
+    })
+}
+
+fn field<T: for<'a, 'py> FromPyObject<'a, 'py>>(model: &Bound<'_, PyAny>, name: &Bound<'_, PyString>) -> PyResult<T> {
+    let read = model.getattr(name)?.extract::<T>().map_err(Into::into);
+    read.map_err(|error: PyErr| PyValueError::new_err(format!("the value at {name}: {error}")))
 }
 
 /// The plan that a Python model holds, read attribute by attribute: through JSON, which the model writes and serde reads, a

@@ -1,7 +1,7 @@
 //! What `mnemosyne._core` offers to Python: a mailbox, the calls that open a store or a tree, and their handles.
 
 use crate::attach::{is_a_fork, same_process, settle_here, still_open};
-use crate::convert::{PlanModel, from_python, result_from_python, to_python};
+use crate::convert::{PlanModel, from_python, item_from_model, result_from_python, to_python};
 use crate::log::install;
 use crate::loop_thread::{AgentLoop, stop_at_exit};
 use crate::port::{Port, Reply};
@@ -71,7 +71,7 @@ impl Handle {
     /// `store` reads its requests in two steps.
     fn submit(&self, port: &Port, ticket: u64, item: &Bound<'_, PyAny>, how: &Bound<'_, PyAny>) -> PyResult<()> {
         same_process(item.py())?;
-        let (item, how) = (from_python(item)?, from_python(how)?);
+        let (item, how) = (item_from_model(item)?, from_python(how)?);
         let (store, watched) = (Arc::clone(&self.store), Arc::clone(&self.watched));
         port.channel.answer(runtime()?.handle(), ticket, submit_item(store, watched, item, how));
         Ok(())

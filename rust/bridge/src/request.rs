@@ -188,10 +188,9 @@ impl Watched {
     }
 }
 
-pub(crate) async fn submit_item(store: Arc<dyn Store>, watched: Arc<Watched>, item: Value, how: Value) -> Reply {
-    let read = serde_json::from_value::<WorkItem>(item).and_then(|item| Ok((item, serde_json::from_value(how)?)));
-    let (item, how) = match read {
-        Ok(read) => read,
+pub(crate) async fn submit_item(store: Arc<dyn Store>, watched: Arc<Watched>, item: WorkItem, how: Value) -> Reply {
+    let how = match serde_json::from_value(how) {
+        Ok(how) => how,
         Err(error) => return unreadable(&error),
     };
     let (own, told) = (item.id.clone(), store.ended(&item.id));
