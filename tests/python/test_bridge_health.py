@@ -62,6 +62,26 @@ def test_lag_and_waits_are_readable_and_a_healthy_loop_is_not_suspect() -> None:
     )
 
 
+def test_a_process_that_was_stopped_does_not_hold_that_against_its_loop() -> None:
+    done = in_a_process(
+        """
+        import logging, signal, subprocess
+        async def main():
+            async with await ClaudeAgentBridge.spawn("executor", Agent) as bridge:
+                await bridge.send_work(item("first"))
+                await until(lambda: _core.metrics()["loops"][0]["heartbeat_age_seconds"] is not None)
+                # Five limits long; another process lets it go on.
+                subprocess.Popen(["sh", "-c", f"sleep 3.5; kill -CONT {os.getpid()}"])
+                os.kill(os.getpid(), signal.SIGSTOP)
+                await bridge.send_work(item("next", context={"wait": 0.5}))
+                assert bridge.generation == 1 and _core.metrics()["loops_left_behind"] == 0
+        logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+        asyncio.run(main())
+        """
+    )
+    assert "has done nothing" not in done.stdout, done.stdout
+
+
 def test_a_loop_that_is_stuck_is_left_behind_and_only_the_one_who_stuck_is_charged() -> None:
     done = in_a_process(
         """

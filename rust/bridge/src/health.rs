@@ -53,6 +53,14 @@ impl Health {
         self.beat_at.store(now(), Ordering::Release);
     }
 
+    /// The watch itself was held up: the process was stopped (Ctrl-Z, a debugger) or got no core. What a loop did not say
+    /// in that time says nothing about the loop, so its silence counts from now on.
+    fn excuse(&self) {
+        if self.beat_at.load(Ordering::Acquire) > 0 {
+            self.beat_at.store(now(), Ordering::Release);
+        }
+    }
+
     /// `None` before the first beat.
     pub(crate) fn beat_age(&self) -> Option<Duration> {
         let at = self.beat_at.load(Ordering::Acquire);
@@ -94,8 +102,12 @@ pub(crate) fn watch() {
     }
     let begun = spawn_blocking(|| {
         loop {
+            let looked = Instant::now();
             std::thread::sleep(LOOK_EVERY);
             let loops = living();
+            if looked.elapsed() > LOOK_EVERY + BEAT {
+                loops.iter().for_each(|shared| shared.health.excuse());
+            }
             loops.iter().for_each(look);
             if loops.is_empty() {
                 WATCHED.store(false, Ordering::SeqCst);
