@@ -129,7 +129,10 @@ def test_a_locked_keychain_that_waits_for_a_person_is_left_and_the_age_file_is_u
         assert shown.detail == "it did not answer within 2 s; it may be locked"
     finally:
         session.answer_again()
-    assert manager.resolve().get_secret_value() == KEY
+    # The daemon first answers the questions that were left behind; each look waits up to 2 s for it.
+    deadline = time.monotonic() + 30
+    while manager.resolve().get_secret_value() != KEY:
+        assert time.monotonic() < deadline, "it answers again, and is not used again"
 
 
 def test_without_a_bus_nobody_waits_and_nothing_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
