@@ -74,9 +74,8 @@ pub(crate) fn taken_over(mut run: Run, boot: &str, budget: Option<Budget>) -> Ru
 }
 
 /// A user's own item as it is stored.
-pub(crate) fn own_item(work: WorkItem) -> Result<Item, Problem> {
-    refuse("work item", &item_findings(&work))?;
-    Ok(Item {
+pub(crate) fn own_item(work: WorkItem) -> Item {
+    Item {
         work,
         run: None,
         task: None,
@@ -86,7 +85,12 @@ pub(crate) fn own_item(work: WorkItem) -> Result<Item, Problem> {
         crashes: 0,
         crash_generations: 0,
         model_failures: 0,
-    })
+    }
+}
+
+/// Whether it may be stored.
+pub(crate) fn check_item(item: &Item) -> Result<(), Problem> {
+    refuse("work item", &item_findings(&item.work))
 }
 
 /// `Ready` in the rows means "not claimed and not ended"; people are told whether it waits.

@@ -179,7 +179,21 @@ pub async fn a_task_holds_its_scope_between_its_items(world: World) {
     assert_eq!(execute.item.task.as_deref(), Some("a"), "and is not in its own way");
 }
 
-pub async fn more_held_items_than_a_page_do_not_hide_a_free_one(world: World) {
+pub async fn a_task_that_names_no_scope_runs_alone(world: World) {
+    let mut run = planned("r-1", &[("a", &[], ""), ("b", &[], "")]);
+    for task in run.plan.iter_mut().flat_map(|plan| &mut plan.tasks) {
+        task.file_scope.clear();
+    }
+    world.submit_run(run).await;
+    let first = world.any().await.unwrap();
+    assert_eq!(first.item.task.as_deref(), Some("a"));
+    assert!(world.any().await.is_none(), "a may change everything");
+    world.complete(&first).await;
+    let next = world.any().await.unwrap();
+    assert_eq!(next.item.task.as_deref(), Some("a"), "and so it is until it has ended");
+}
+
+pub async fn many_held_items_do_not_hide_a_free_one(world: World) {
     let scoped = |id: &str, scope: &str| WorkItem { file_scope: vec![scope.to_owned()], ..own(id) };
     world.submit(scoped("holder", "src")).await;
     world.any().await.unwrap();

@@ -185,7 +185,8 @@ impl Operation<'_> {
             self.changed_nothing = true;
             return Ok(known);
         }
-        let item = rules::own_item(work)?;
+        let item = rules::own_item(work);
+        rules::check_item(&item)?;
         let id = item.work.id.clone();
         rules::check_times(&id, &how, self.now)?;
         if self.data.items.contains_key(&id) {

@@ -8,7 +8,7 @@ use rusqlite::{Connection, params};
 /// The journals of a task, or of a phase by its name.
 pub(crate) fn journals(connection: &Connection, run: &str, subject: &str) -> Result<Vec<ItemJournal>, Failure> {
     let mut statement = connection.prepare_cached(
-        "SELECT id, kind, role, work ->> 'attempt', state, epoch FROM items
+        "SELECT id, kind, role, (SELECT work FROM works WHERE works.item = items.arrival) ->> 'attempt', state, epoch FROM items
          WHERE run = ?1 AND (task = ?2 OR (task IS NULL AND kind = ?2)) ORDER BY arrival",
     )?;
     let mut rows = statement.query([run, subject])?;

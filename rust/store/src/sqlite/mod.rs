@@ -22,6 +22,7 @@ mod tests;
 use crate::Store;
 use crate::boot::{self, Boot};
 use crate::clock::{Clock, system_clock};
+use crate::rules;
 use crate::types::{
     ClaimRequest, Claimed, Completion, DeadLetter, Durability, EventQuery, FinishStep, ItemEnd, ItemJournal,
     ItemSnapshot, NewCommand, Prune, Pruned, QueueCounts, Ready, Release, Released, Reserve, RunSnapshot, Stander,
@@ -171,11 +172,11 @@ impl SqliteStore {
 
     async fn write<T, F>(&self, run: F) -> Result<T, Problem>
     where
-        F: FnOnce(&Write<'_>) -> Result<T, Failure> + Send + 'static,
+        F: Fn(&Write<'_>) -> Result<T, Failure> + Send + 'static,
         T: Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job: Box<dyn Job> = Box::new(Operation { run: Some(run), outcome: None, reply });
+        let job: Box<dyn Job> = Box::new(Operation { run, outcome: None, reply });
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
@@ -283,7 +284,7 @@ impl Store for SqliteStore {
     }
 
     async fn submit_run(&self, run: Run, idempotency_key: Option<String>) -> Result<String, Problem> {
-        self.write(move |write| write::submit_run(write, run, idempotency_key.as_deref())).await
+        self.write(move |write| write::submit_run(write, &run, idempotency_key.as_deref())).await
     }
 
     async fn adopt_run(&self, run: &str, budget: Option<Budget>) -> Result<RunSnapshot, Problem> {
@@ -338,7 +339,8 @@ impl Store for SqliteStore {
     }
 
     async fn submit(&self, item: WorkItem, how: Submission) -> Result<String, Problem> {
-        self.write(move |write| write::submit_item(write, item, &how)).await
+        let item = rules::own_item(item);
+        self.write(move |write| write::submit_item(write, &item, &how)).await
     }
 
     async fn item(&self, item: &str) -> Result<Option<ItemSnapshot>, Problem> {
@@ -388,16 +390,16 @@ impl Store for SqliteStore {
     }
 
     async fn complete(&self, completion: Completion) -> Result<(), Problem> {
-        self.write(move |write| write::complete(write, completion)).await
+        self.write(move |write| write::complete(write, &completion)).await
     }
 
     async fn release(&self, release: Release) -> Result<Released, Problem> {
-        self.write(move |write| write::release(write, release)).await
+        self.write(move |write| write::release(write, &release)).await
     }
 
     async fn give_up(&self, item: &str, epoch: u64, problem: Problem, events: Vec<NewEvent>) -> Result<(), Problem> {
         let item = item.to_owned();
-        self.write(move |write| write::give_up(write, &item, epoch, &problem, events)).await
+        self.write(move |write| write::give_up(write, &item, epoch, &problem, &events)).await
     }
 
     async fn journal(&self, item: &str, attempt: u32) -> Result<Vec<StepRecord>, Problem> {
@@ -459,7 +461,7 @@ impl Store for SqliteStore {
     }
 
     async fn post_command(&self, command: NewCommand) -> Result<(), Problem> {
-        crate::rules::check_command(&command)?;
+        rules::check_command(&command)?;
         self.write(move |write| write::post_command(write, &command)).await
     }
 

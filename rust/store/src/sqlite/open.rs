@@ -27,6 +27,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("migration_spending.sql"),
     include_str!("migration_rank_and_retention.sql"),
     include_str!("migration_dead_letters.sql"),
+    include_str!("migration_works.sql"),
 ];
 /// SQLite's page, in bytes.
 const PAGE: u64 = 4_096;

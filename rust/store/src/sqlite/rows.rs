@@ -27,8 +27,13 @@ pub(crate) struct ItemRow {
 }
 
 /// The columns that [`read_item`] reads.
-pub(crate) const ITEM: &str = "id, run, task, kind, state, epoch, crashes, crash_generations, model_failures, work, \
-     open_dependencies, not_before, last_crash, boot, agent, generation, progressed, deadline";
+pub(crate) const ITEM: &str = "items.id, items.run, items.task, items.kind, items.state, items.epoch, items.crashes, \
+     items.crash_generations, items.model_failures, (SELECT work FROM works WHERE works.item = items.arrival), \
+     items.open_dependencies, items.not_before, items.last_crash, items.boot, items.agent, items.generation, \
+     items.progressed, items.deadline";
+
+/// How many these are: where the columns of a query begin that has more.
+pub(crate) const AFTER_ITEM: usize = 18;
 
 /// One item.
 pub(crate) fn item(connection: &Connection, id: &str) -> Result<Option<ItemRow>, Failure> {
@@ -133,7 +138,7 @@ fn parked(connection: &Connection, run: &str, now: i64) -> Result<Vec<Parked>, F
     let mut parked = Vec::new();
     while let Some(row) = rows.next()? {
         let found = read_item(row)?;
-        parked.push(rules::parked(&found.item, found.not_before.unwrap_or(now), &json(row, 18)?));
+        parked.push(rules::parked(&found.item, found.not_before.unwrap_or(now), &json(row, AFTER_ITEM)?));
     }
     Ok(parked)
 }
@@ -334,10 +339,10 @@ pub(crate) fn dead_letters(connection: &Connection) -> Result<Vec<DeadLetter>, F
     let mut rows = statement.query([])?;
     let mut letters = Vec::new();
     while let Some(row) = rows.next()? {
-        let died_at: Option<i64> = row.get(19)?; // of an older version there is none
+        let died_at: Option<i64> = row.get(AFTER_ITEM + 1)?; // of an older version there is none
         letters.push(DeadLetter {
             item: read_item(row)?.item,
-            problem: optional_json(row, 18)?,
+            problem: optional_json(row, AFTER_ITEM)?,
             died_at: timestamp(died_at.unwrap_or_default()),
         });
     }

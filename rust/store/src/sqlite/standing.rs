@@ -54,12 +54,12 @@ impl Standing {
 
     /// Claims for those of one role, in turns, until there is no item or no room any more; whether it was the items that
     /// ended.
-    pub(crate) fn serve(
+    pub(crate) fn serve<E>(
         &self,
         role: AgentRole,
         given: &mut Vec<Given>,
-        mut claim: impl FnMut(&dyn Stander) -> Result<Found, super::failure::Failure>,
-    ) -> Result<bool, super::failure::Failure> {
+        mut claim: impl FnMut(&dyn Stander) -> Result<Found, E>,
+    ) -> Result<bool, E> {
         let all = &mut self.0.lock().unwrap_or_else(PoisonError::into_inner).standers;
         if all.len() > 1 {
             all.rotate_left(1); // nobody is always the first

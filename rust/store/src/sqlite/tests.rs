@@ -152,7 +152,8 @@ async fn budget_1_what_a_run_of_an_older_store_has_spent_is_known() {
             "INSERT INTO runs (arrival, id, workspace, state, boot, record, turns, input_tokens, cost_usd)
              SELECT arrival, id, workspace, state, boot, record, 2, 50, 0.25 FROM newer.runs;
              INSERT INTO items (id, run, kind, role, priority, state, open_dependencies, file_scope, holds, work)
-             SELECT id, run, kind, role, priority, state, open_dependencies, file_scope, holds, work FROM newer.items;
+             SELECT id, run, kind, role, priority, state, open_dependencies, file_scope, holds, work
+             FROM newer.items JOIN newer.works ON item = arrival;
              INSERT INTO usage (run, item, tokens, usd, state) VALUES ('r-1', 'r-1.1', 7, 0.5, 'unknown');
              INSERT INTO usage (run, item, tokens, usd, state) VALUES ('r-1', 'r-1.1', 60, 0.5, 'settled');
              PRAGMA application_id = 0x6d6e656d;
@@ -248,16 +249,40 @@ fn a_full_disk_is_answered_to_everybody_and_the_store_goes_on() {
 fn dur_2_a_refusal_undoes_its_own_writes_and_not_its_neighbours() {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("store.db")).unwrap();
+    let waits = Waits::with(1);
+    store.stand(waits.clone());
+    let runs = Arc::new(Mutex::new(0));
+    let (begun, has_begun) = channel();
+    let (go, may_go) = channel();
     block_on(async {
+        // The writer is held up in a group of its own, so that all the others come into one.
+        let held_up = store.write(move |_| {
+            let _ = (begun.send(()), may_go.recv());
+            Ok(())
+        });
+        let counted = Arc::clone(&runs);
+        let beside = store.write(move |_| {
+            *counted.lock().unwrap() += 1;
+            Ok(())
+        });
         let refused = store.write(|write| {
             write::append_events(write, &[NewEvent::new(EventKind::RoleDegraded)])?;
             Err::<(), Failure>(crate::rules::no_such_run("r-1").into())
         });
-        let (before, refused, after) =
-            tokio::join!(store.submit_item(own("a"), None), refused, store.submit_item(own("b"), None));
-        assert_eq!((before.unwrap(), code(refused), after.unwrap()), ("a".into(), "MN-0110".into(), "b".into()));
-        assert!(store.events(EventQuery::default()).await.unwrap().is_empty());
-        assert!(store.item("a").await.unwrap().is_some() && store.item("b").await.unwrap().is_some());
+        let group = async {
+            has_begun.recv().unwrap();
+            let (a, b) = (store.submit_item(own("a"), None), store.submit_item(own("b"), None));
+            tokio::join!(a, beside, refused, b, async { go.send(()).unwrap() })
+        };
+        let (held_up, (a, beside, refused, b, ())) = tokio::join!(held_up, group);
+        assert_eq!((held_up, beside), (Ok(()), Ok(())));
+        assert_eq!((a.unwrap(), code(refused), b.unwrap()), ("a".into(), "MN-0110".into(), "b".into()));
+        assert_eq!(*runs.lock().unwrap(), 2, "they were one group, and it was run again");
+        let kinds = |event: &Event| event.event.kind;
+        let events: Vec<_> = store.events(EventQuery::default()).await.unwrap().iter().map(kinds).collect();
+        assert_eq!(events, [EventKind::WorkStarted, EventKind::AgentStartedWithTask]);
+        assert_eq!(waits.items(), ["a"], "given once, though its place was taken and given back before");
+        assert_eq!(store.item("b").await.unwrap().unwrap().item.state, ItemState::Ready);
     });
 }
 
@@ -301,7 +326,7 @@ fn a_caller_that_goes_away_does_not_stop_the_writer() {
 fn a_claim_reads_by_index_however_many_items_there_are() {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("store.db")).unwrap();
-    for (sql, index) in [(write::LATE, "items_leased"), (write::CANDIDATES, "items_ready")] {
+    for (sql, index) in [(write::LATE.to_owned(), "items_leased"), (write::candidates(), "items_ready")] {
         let plan: String = block_on(store.read(move |connection| {
             let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
             let (mut rows, mut plan) = (statement.raw_query(), String::new());

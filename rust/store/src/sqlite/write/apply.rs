@@ -130,9 +130,9 @@ pub(crate) fn insert_item(
     }
     write.execute(
         "INSERT INTO items
-             (id, run, task, kind, role, priority, state, open_dependencies, file_scope, holds, work, rank, not_before,
+             (id, run, task, kind, role, priority, state, open_dependencies, file_scope, holds, rank, not_before,
               unique_key, deadline)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'ready', ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'ready', ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         params![
             item.work.id,
             item.run,
@@ -143,13 +143,14 @@ pub(crate) fn insert_item(
             open_dependencies,
             serde_json::to_string(&item.work.file_scope)?,
             holds,
-            serde_json::to_string(&item.work)?,
             rank(rules::queued_from(how, write.now), item.work.priority),
             how.not_before,
             how.unique_key,
             how.deadline,
         ],
     )?;
+    let work = serde_json::to_string(&item.work)?;
+    write.execute("INSERT INTO works (item, work) VALUES (last_insert_rowid(), ?1)", [work])?;
     Ok(())
 }
 

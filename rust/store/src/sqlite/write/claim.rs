@@ -6,12 +6,8 @@ use crate::sqlite::failure::Failure;
 use crate::sqlite::{events, rows};
 use crate::types::{ClaimRequest, Claimed};
 use mnemosyne_core::record::accepted_commands;
-use mnemosyne_core::{Candidate, Holding, Item, ItemKind, ItemState, Task, TaskState, eligible, item_dead};
-use rusqlite::params;
-
-/// Candidates that are looked at together: the first one nearly always may go, so the first page is small; file scopes
-/// in use can make it walk on, in pages that double.
-const FIRST_PAGE: usize = 4;
+use mnemosyne_core::{AgentRole, Candidate, Holding, Item, ItemKind, ItemState, Task, TaskState, eligible, item_dead};
+use rusqlite::{Row, params};
 
 pub(crate) fn claim(write: &Write<'_>, request: &ClaimRequest) -> Result<Option<Claimed>, Failure> {
     expire_leases(write)?;
@@ -21,8 +17,8 @@ pub(crate) fn claim(write: &Write<'_>, request: &ClaimRequest) -> Result<Option<
 
 /// Without a look at what has expired meanwhile.
 pub(crate) fn claim_next(write: &Write<'_>, request: &ClaimRequest) -> Result<Option<Claimed>, Failure> {
-    let Some(id) = pick(write, request)? else { return Ok(None) };
-    let item = take(write, &id, request)?;
+    let Some(item) = pick(write, request)? else { return Ok(None) };
+    let item = take(write, item, request)?;
     events::append(write, &rules::claim_events(&item, request))?;
     spending::begin(write, &item, &request.agent)?;
     with_run(write, item).map(Some)
@@ -36,12 +32,17 @@ pub(crate) const LATE: &str = "SELECT items.id FROM items LEFT JOIN runs ON runs
     ORDER BY +items.arrival";
 
 /// What may be claimed but for file scopes, best first.
-pub(crate) const CANDIDATES: &str = "SELECT items.id, items.run, task, kind, rank, items.arrival, file_scope
-    FROM items LEFT JOIN runs ON runs.id = items.run
-    WHERE items.state = 'ready' AND open_dependencies = 0 AND role = ?1
-      AND (not_before IS NULL OR not_before <= ?2)
-      AND (items.run IS NULL OR (runs.boot = ?3 AND runs.state = 'running'))
-    ORDER BY rank, items.arrival LIMIT ?4 OFFSET ?5";
+pub(crate) fn candidates() -> String {
+    format!(
+        "SELECT {}, rank, items.arrival, file_scope
+         FROM items LEFT JOIN runs ON runs.id = items.run
+         WHERE items.state = 'ready' AND open_dependencies = 0 AND role = ?1
+           AND (not_before IS NULL OR not_before <= ?2)
+           AND (items.run IS NULL OR (runs.boot = ?3 AND runs.state = 'running'))
+         ORDER BY rank, items.arrival",
+        rows::ITEM
+    )
+}
 
 /// Claims of nobody who renews: a crash, for the agent or its whole process is gone or stuck.
 fn expire_leases(write: &Write<'_>) -> Result<(), Failure> {
@@ -71,47 +72,40 @@ fn miss_deadlines(write: &Write<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn pick(write: &Write<'_>, request: &ClaimRequest) -> Result<Option<String>, Failure> {
+/// The first candidate that nobody is in the way of. Nearly always that is the first one, so they are read one by one.
+fn pick(write: &Write<'_>, request: &ClaimRequest) -> Result<Option<Item>, Failure> {
     let mut holdings = None;
-    let (mut skipped, mut page) = (0, FIRST_PAGE);
-    loop {
-        let candidates = candidates(write, request, skipped, page)?;
-        // Who has no scope and accepts nothing is in nobody's way: then nobody has to be looked for.
-        let may_collide = |item: &Candidate| item.kind == ItemKind::Accept || !item.file_scope.is_empty();
-        if holdings.is_none() && candidates.iter().any(may_collide) {
+    let mut statement = write.connection.prepare_cached(&candidates())?;
+    let mut rows = statement.query(params![request.role.as_str(), write.now, write.boot])?;
+    while let Some(row) = rows.next()? {
+        let candidate = read_candidate(row, request.role)?;
+        // Who belongs to no task, has no scope and accepts nothing is in nobody's way: then nobody has to be looked for.
+        let may_collide =
+            candidate.kind == ItemKind::Accept || candidate.task.is_some() || !candidate.file_scope.is_empty();
+        if may_collide && holdings.is_none() {
             holdings = Some(find_holdings(write)?);
         }
         let held = holdings.as_deref().unwrap_or_default();
-        if let Some(picked) = eligible(&candidates, held, request.role, write.now) {
-            return Ok(Some(picked.id.clone()));
+        if eligible(std::slice::from_ref(&candidate), held, request.role, write.now).is_some() {
+            return Ok(Some(rows::read_item(row)?.item));
         }
-        if candidates.len() < page {
-            return Ok(None);
-        }
-        skipped += page;
-        page *= 2;
     }
+    Ok(None)
 }
 
-fn candidates(write: &Write<'_>, request: &ClaimRequest, skip: usize, page: usize) -> Result<Vec<Candidate>, Failure> {
-    let mut statement = write.connection.prepare_cached(CANDIDATES)?;
-    let mut rows = statement.query(params![request.role.as_str(), write.now, write.boot, page, skip])?;
-    let mut candidates = Vec::new();
-    while let Some(row) = rows.next()? {
-        candidates.push(Candidate {
-            id: row.get(0)?,
-            run: row.get(1)?,
-            task: row.get(2)?,
-            kind: rows::name(row, 3)?,
-            role: request.role,
-            rank: row.get(4)?,
-            order: row.get(5)?,
-            open_dependencies: 0,
-            file_scope: rows::json(row, 6)?,
-            not_before: None,
-        });
-    }
-    Ok(candidates)
+fn read_candidate(row: &Row<'_>, role: AgentRole) -> Result<Candidate, Failure> {
+    Ok(Candidate {
+        id: row.get(0)?,
+        run: row.get(1)?,
+        task: row.get(2)?,
+        kind: rows::name(row, 3)?,
+        role,
+        rank: row.get(rows::AFTER_ITEM)?,
+        order: row.get(rows::AFTER_ITEM + 1)?,
+        open_dependencies: 0,
+        file_scope: rows::json(row, rows::AFTER_ITEM + 2)?,
+        not_before: None,
+    })
 }
 
 /// File scopes in use, by running items and by tasks between their items, and acceptances under way.
@@ -135,21 +129,20 @@ fn find_holdings(write: &Write<'_>) -> Result<Vec<Holding>, Failure> {
     Ok(holdings)
 }
 
-fn take(write: &Write<'_>, id: &str, request: &ClaimRequest) -> Result<Item, Failure> {
+fn take(write: &Write<'_>, mut item: Item, request: &ClaimRequest) -> Result<Item, Failure> {
+    (item.state, item.epoch) = (ItemState::Running, item.epoch + 1);
     let until = write.now.saturating_add(request.lease_ms);
     write.execute(
-        "UPDATE items SET state = 'running', epoch = epoch + 1, not_before = NULL, parked = NULL, boot = ?2, agent = ?3,
-             generation = ?4, lease_until = ?5, progressed = 0
-         WHERE id = ?1 AND state = 'ready'",
-        params![id, write.boot, request.agent, request.generation, until],
+        "UPDATE items SET state = 'running', epoch = ?2, not_before = NULL, parked = NULL, boot = ?3, agent = ?4,
+             generation = ?5, lease_until = ?6, progressed = 0
+         WHERE id = ?1",
+        params![item.work.id, item.epoch, write.boot, request.agent, request.generation, until],
     )?;
-    let taken = rows::item(write.connection, id)?.map(|row| row.item);
-    taken.filter(|item| item.state == ItemState::Running).ok_or_else(|| rules::no_such_item(id).into())
+    Ok(item)
 }
 
 /// Adds the item's run and task; a task that was ready now runs.
 fn with_run(write: &Write<'_>, item: Item) -> Result<Claimed, Failure> {
-    debug_assert_eq!(item.state, ItemState::Running);
     let run = match &item.run {
         Some(id) => rows::run(write.connection, id)?,
         None => None,

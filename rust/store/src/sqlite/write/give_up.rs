@@ -10,11 +10,11 @@ pub(crate) fn give_up(
     id: &str,
     epoch: u64,
     problem: &Problem,
-    events: Vec<NewEvent>,
+    events: &[NewEvent],
 ) -> Result<(), Failure> {
     let (row, holder) = claims::claimed(write, id, epoch)?;
     let item = row.item;
     let advance =
         apply::with_view(write, item.run.as_deref(), |view| item_dead(view, &item, ItemState::Failed, problem))?;
-    apply::finish(write, &item, &holder, &Outcome::Problem(problem), events, advance)
+    apply::finish(write, &item, &holder, &Outcome::Problem(problem), events.to_vec(), advance)
 }

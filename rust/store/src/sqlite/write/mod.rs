@@ -40,7 +40,7 @@ pub(crate) use append_events::append_events;
 pub(crate) use cancel_item::cancel_item;
 pub(crate) use cancel_run::cancel_run;
 #[cfg(test)]
-pub(crate) use claim::{CANDIDATES, LATE};
+pub(crate) use claim::{LATE, candidates};
 pub(crate) use claim::{claim, claim_next};
 pub(crate) use commands::{post_command, take_commands};
 pub(crate) use complete::complete;

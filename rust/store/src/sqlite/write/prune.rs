@@ -45,6 +45,7 @@ pub(super) fn remove_item(write: &Write<'_>, id: &str) -> Result<(), Failure> {
         "DELETE FROM usage WHERE item = ?1",
         "DELETE FROM artifacts WHERE item = ?1",
         "DELETE FROM idempotency_keys WHERE id = ?1 AND scope = 'item'",
+        "DELETE FROM works WHERE item = (SELECT arrival FROM items WHERE id = ?1)",
         "DELETE FROM items WHERE id = ?1",
     ] {
         write.execute(sql, [id])?;

@@ -7,9 +7,9 @@ use crate::sqlite::{events, rows};
 use crate::types::{Release, ReleaseReason, Released};
 use rusqlite::params;
 
-pub(crate) fn release(write: &Write<'_>, release: Release) -> Result<Released, Failure> {
-    let parked = ParkedFor::of(&release);
-    let Release { item: id, epoch, reason, generation, delay_ms, error, class, events: mut said } = release;
+pub(crate) fn release(write: &Write<'_>, release: &Release) -> Result<Released, Failure> {
+    let parked = ParkedFor::of(release);
+    let Release { item: id, epoch, reason, generation, delay_ms, error, class, events: mut said } = release.clone();
     let (row, holder) = claims::claimed(write, &id, epoch)?;
     claims::end(write, &row.item)?;
     let until = write.now.saturating_add(delay_ms);

@@ -4,11 +4,11 @@ use super::{Write, apply, idempotency};
 use crate::rules;
 use crate::sqlite::failure::Failure;
 use crate::types::Submission;
-use mnemosyne_core::{Item, ItemState, WorkItem};
+use mnemosyne_core::{Item, ItemState};
 use rusqlite::{OptionalExtension, params};
 use std::collections::BTreeSet;
 
-pub(crate) fn submit_item(write: &Write<'_>, work: WorkItem, how: &Submission) -> Result<String, Failure> {
+pub(crate) fn submit_item(write: &Write<'_>, item: &Item, how: &Submission) -> Result<String, Failure> {
     let key = how.idempotency_key.as_deref();
     if let Some(known) = idempotency::known(write, "item", key)? {
         return Ok(known);
@@ -16,20 +16,20 @@ pub(crate) fn submit_item(write: &Write<'_>, work: WorkItem, how: &Submission) -
     if let Some(known) = live(write, how.unique_key.as_deref())? {
         return Ok(known);
     }
-    let item = rules::own_item(work)?;
     let id = &item.work.id;
+    rules::check_item(item)?;
     rules::check_times(id, how, write.now)?;
     if state_of(write, id)?.is_some() {
         return Err(rules::duplicate("work item", id).into());
     }
-    let open = open_dependencies(write, &item)?;
-    apply::insert_item(write, &item, open.len(), how)?;
+    let open = open_dependencies(write, item)?;
+    apply::insert_item(write, item, open.len(), how)?;
     for dependency in open {
         // Only what is still open: an edge to an item that is done would never be looked at.
         write.execute("INSERT INTO item_dependencies (item, dependency) VALUES (?1, ?2)", params![id, dependency])?;
     }
     idempotency::remember(write, "item", key, id)?;
-    Ok(item.work.id)
+    Ok(id.clone())
 }
 
 /// The item of this name that has not ended.

@@ -7,7 +7,7 @@ use crate::sqlite::rows;
 use mnemosyne_core::{Run, first_items};
 use rusqlite::params;
 
-pub(crate) fn submit_run(write: &Write<'_>, run: Run, key: Option<&str>) -> Result<String, Failure> {
+pub(crate) fn submit_run(write: &Write<'_>, run: &Run, key: Option<&str>) -> Result<String, Failure> {
     if let Some(known) = idempotency::known(write, "run", key)? {
         return Ok(known);
     }
@@ -15,7 +15,7 @@ pub(crate) fn submit_run(write: &Write<'_>, run: Run, key: Option<&str>) -> Resu
         return Err(rules::duplicate("run", &run.id).into());
     }
     workspace::refuse_busy(write, &run.workspace, &run.id)?;
-    let run = Run { boot: Some(write.boot.to_owned()), ..run };
+    let run = Run { boot: Some(write.boot.to_owned()), ..run.clone() };
     let advance = first_items(&run)?;
     insert(write, &run)?;
     idempotency::remember(write, "run", key, &run.id)?;
