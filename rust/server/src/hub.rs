@@ -180,6 +180,12 @@ impl Hub {
         self.inner().horizon
     }
 
+    /// Whether the store has this event.
+    pub(crate) async fn has(&self, sequence: u64) -> Result<bool, Problem> {
+        let query = EventQuery { since: sequence.saturating_sub(1), limit: 1, ..EventQuery::default() };
+        Ok(self.store.events(query).await?.first().is_some_and(|event| event.sequence == sequence))
+    }
+
     /// Waits until the window closes.
     pub(crate) async fn closed(&self) {
         // Cannot fail: the sender is ours.

@@ -107,8 +107,13 @@ impl Reader {
         let head = hub.head();
         let newest = *head.borrow();
         let mut before = VecDeque::from([Bytes::from(format!("retry: {RETRY}\n\n"))]);
-        // What is above the newest one was said by another store.
-        let lost = wanted.since.filter(|since| *since < hub.horizon() || *since > newest);
+        let lost = match wanted.since {
+            Some(since) if since < hub.horizon() => Some(since),
+            // We may be behind the store, and then the client: it was given this one by the store itself, or by the window
+            // of another process. What the store does not have was said by another one.
+            Some(since) if since > newest && !hub.has(since).await? => Some(since),
+            _ => None,
+        };
         let cursor = match wanted.since {
             Some(since) if lost.is_none() => since,
             _ => {

@@ -222,6 +222,26 @@ async fn where_history_was_forgotten_a_client_is_told_so_and_gets_a_snapshot() {
     }
 }
 
+#[tokio::test]
+async fn dur_3_a_client_that_is_ahead_of_the_window_goes_on_where_it_stands() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    store.append_events(vec![happening(1)]).await.unwrap();
+    let hub = Hub::new(Arc::clone(&store));
+    let follower = tokio::spawn(Arc::clone(&hub).follow());
+    hub.ready().await;
+    follower.abort(); // so it is behind for good
+    store.append_events(vec![happening(2), happening(3)]).await.unwrap();
+    let window = Window::new(Arc::clone(&hub), Desk::open().0);
+    for (since, next) in [(2, "id: 3\n"), (1_000, "event: gap\n")] {
+        let place = Arc::clone(&window.streams).try_acquire_owned().unwrap();
+        let wanted = Wanted { since: Some(since), follow: true };
+        let mut reader = Reader::begin(Arc::clone(&hub), wanted, place).await.unwrap();
+        reader.next().await.unwrap();
+        let said = String::from_utf8(reader.next().await.unwrap().to_vec()).unwrap();
+        assert!(said.contains(next), "after {since}: {said}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn dur_3_a_client_that_takes_nothing_is_cut_off_with_the_sequence_to_go_on_from() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
