@@ -52,7 +52,8 @@ async fn test_graceful_degradation_without_python_bridges() {
     for (role, health) in &health.roles {
         assert_eq!(health.reason.as_deref(), Some("no Python bridge is registered"), "{role:?}");
     }
-    assert_eq!(health.queue.ready, 1, "the queue is kept");
+    // Counted several times a second, so maybe not since it was stored.
+    until("the queue is kept and seen", async || orchestra.health().queue.ready == 1).await;
     let names: Vec<_> = orchestra.agents().iter().map(|agent| agent.agent_id().to_owned()).collect();
     assert_eq!(names.len(), 4, "{names:?}");
 

@@ -353,8 +353,9 @@ fn complains(wrong: &[String], about: &str) {
 #[test]
 fn the_checker_sees_a_store_that_loses_what_it_accepted() {
     let wrong = broken_on_purpose(
-        "BEFORE INSERT ON items WHEN abs(random()) % 10 = 0 AND new.open_dependencies = 0
-         BEGIN SELECT RAISE(IGNORE);",
+        "AFTER INSERT ON works
+         WHEN abs(random()) % 10 = 0 AND (SELECT open_dependencies FROM items WHERE arrival = new.item) = 0
+         BEGIN DELETE FROM works WHERE item = new.item; DELETE FROM items WHERE arrival = new.item;",
     );
     complains(&wrong, "was accepted and is lost");
 }
