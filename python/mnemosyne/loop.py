@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import copy
 import faulthandler
 import functools
 import inspect
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     from mnemosyne.agents.claude_agent import ClaudeAgent
     from mnemosyne.agents.context import AgentContext
     from mnemosyne.agents.stages import Services
+    from mnemosyne.metrics import MetricsCollector
     from mnemosyne.workspace import Workspace
 
     Json = dict[str, JsonValue]
@@ -426,13 +426,13 @@ class _Loop:
         made = self._contexts.get(slot)
         if made is None:
             known = self._seats[seat]
+            item = self._side.item(slot)
+            if item is None:
+                raise LookupError("the work has ended")
             assignment = self._assignments.get(slot)
             if assignment is not None:
-                made = self._claimed_context(assignment, known)
+                made = self._claimed_context({**assignment, "item": item}, known)
             else:
-                item = self._side.item(slot)
-                if item is None:
-                    raise LookupError("the work has ended")
                 made = AgentContext(
                     WorkItem.model_validate(item),
                     agent_id=known.agent_id,
@@ -475,7 +475,7 @@ class _Loop:
             if alone is not None and _needs_no_harness(assignment):
                 self._assignments[slot] = assignment
                 work_at_hand((self, slot, seat))
-                await self._plain_item(slot, known, _own_copy(assignment["item"]), alone)
+                await self._plain_item(slot, known, cast("dict[str, Any]", assignment["item"]), alone)
             else:
                 context = self._claimed_context(assignment, known)
                 result = await self._in_harness(known, context)
@@ -489,9 +489,7 @@ class _Loop:
         self, slot: int, known: _Seat, item: dict[str, Any], alone: Callable[[dict[str, Any]], Awaitable[object]]
     ) -> None:
         """Call the agent with a plain item; counted, and its failure logged, as ``stages.run_item`` does."""
-        from mnemosyne.metrics import get_metrics_collector
-
-        metrics, number = get_metrics_collector(), str(item["id"])
+        metrics, number = _metrics(), str(item["id"])
         metrics.start_work_item(number, known.agent_id, str(item["phase"]), role=str(item["role"]))
         try:
             returned = await alone(item)
@@ -532,6 +530,13 @@ class _Loop:
         return self._services
 
 
+@functools.cache
+def _metrics() -> MetricsCollector:
+    from mnemosyne.metrics import get_metrics_collector  # in here, once: direct work needs none
+
+    return get_metrics_collector()
+
+
 def _needs_no_harness(assignment: Json) -> bool:
     """Whether all that the harness would do for an item is to call its agent."""
     if assignment["kind"] != "work" or assignment.get("run") is not None:
@@ -542,11 +547,6 @@ def _needs_no_harness(assignment: Json) -> bool:
 def _says_why_not(returned: object) -> bool:
     """Whether a result has a text that may hold a secret: Rust, which reads the others by itself, knows none."""
     return isinstance(returned, dict) and bool(returned.get("error"))
-
-
-def _own_copy(item: JsonValue) -> dict[str, Any]:
-    """The item for its agent, who may change it; its context is made from the other."""
-    return copy.deepcopy(cast("dict[str, Any]", item))
 
 
 def _is_claude(agent: AgentExecutionMixin) -> bool:

@@ -179,7 +179,7 @@ class _Port:
         self._channel, self._send = channel, send
         self._buffer = bytearray()
         self.work: dict[int, bytes] = {}
-        """Direct work under way as it came, by slot: what its context is made of."""
+        """Work under way as it came, by slot: what its context is made of."""
 
     def fileno(self) -> int:
         return self._channel.fileno()
@@ -202,7 +202,7 @@ class _Port:
             body = bytes(self._buffer[_LENGTH.size : end])
             del self._buffer[:end]
             kind, number, payload = json.loads(body)
-            if kind == "direct":
+            if kind in ("direct", "claimed"):
                 self.work[number] = body
             yield kind, number, 0, payload
 
@@ -255,7 +255,10 @@ class _Side:
 
     def item(self, slot: int) -> JsonValue:
         body = self.port.work.get(slot)
-        item: JsonValue = json.loads(body)[2] if body is not None else None
+        if body is None:
+            return None
+        kind, _, payload = json.loads(body)
+        item: JsonValue = payload["item"] if kind == "claimed" else payload
         return item
 
     def upcall(self, ticket: int, _host: int, request: JsonValue) -> None:

@@ -211,8 +211,8 @@ impl HostInner {
     }
 
     /// Follows an item until what is returned is dropped.
-    fn follow(self: &Arc<Self>, agent_id: &str, claim: &Value) -> Followed {
-        let item = claim["item"]["id"].as_str().unwrap_or_default().to_owned();
+    fn follow(self: &Arc<Self>, agent_id: &str, item: &str) -> Followed {
+        let item = item.to_owned();
         locked(&self.progress).insert(item.clone(), (agent_id.to_owned(), Instant::now()));
         Followed { host: Arc::downgrade(self), item }
     }
@@ -271,7 +271,10 @@ impl HostInner {
             done(outcome);
         });
         match work {
-            Work::Claimed(value) => worker.submit(ticket, "claimed", &value, done),
+            Work::Claimed { claimed, mut about } => {
+                about["item"] = json!(claimed.item.work);
+                worker.submit(ticket, "claimed", &about, done);
+            }
             Work::Direct(item) => worker.submit(ticket, "direct", &json!(*item), done),
         }
         Ticket(ticket)
@@ -342,9 +345,9 @@ impl AgentHost for PythonHost {
     fn submit(&self, assignment: Assignment, done: Done) -> Ticket {
         let Assignment { agent_id, generation, mut work, .. } = assignment;
         let mut done = done;
-        if let Work::Claimed(value) = &mut work {
-            self.inner.place_run(value);
-            let followed = self.inner.follow(&agent_id, value);
+        if let Work::Claimed { claimed, about } = &mut work {
+            self.inner.place_run(about);
+            let followed = self.inner.follow(&agent_id, &claimed.item.work.id);
             done = Box::new(move |outcome| {
                 drop(followed);
                 done(outcome);

@@ -13,6 +13,7 @@ use crate::upcall::{notify, tree_is_gone, upcall};
 use crate::worker::Exit;
 use mnemosyne_core::{Problem, WorkItem, WorkResult};
 use mnemosyne_runtime::{Done, HostError, Outcome, Ticket, Work};
+use mnemosyne_store::Claimed;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde::Deserialize;
@@ -68,10 +69,25 @@ pub(crate) struct LoopThread {
 /// Work that the loop has. No Python object: those live and die on the loop thread.
 struct Pending {
     done: Done,
-    /// Of direct work: what its context is made of, should the agent ask for it.
-    item: Option<Arc<WorkItem>>,
+    /// What its context is made of, should the agent ask for it: the agent may have changed the dict that it got.
+    kept: Kept,
     /// Nobody waits for it any more.
     abandoned: bool,
+}
+
+#[derive(Clone)]
+enum Kept {
+    Item(Arc<WorkItem>),
+    Claim(Arc<Claimed>),
+}
+
+impl Kept {
+    fn item(&self) -> &WorkItem {
+        match self {
+            Kept::Item(item) => item,
+            Kept::Claim(claimed) => &claimed.item.work,
+        }
+    }
 }
 
 /// How a start or stop went: with a process id, where a process was started.
@@ -242,15 +258,15 @@ impl Shared {
     }
 
     pub(crate) fn submit(&self, seat: u64, work: Work, done: Done) -> Ticket {
-        let item = match &work {
-            Work::Direct(item) => Some(Arc::clone(item)),
-            Work::Claimed(_) => None,
+        let kept = match &work {
+            Work::Direct(item) => Kept::Item(Arc::clone(item)),
+            Work::Claimed { claimed, .. } => Kept::Claim(Arc::clone(claimed)),
         };
         self.counts.submitted.fetch_add(1, Ordering::Relaxed);
-        let slot = locked(&self.pending).insert(Pending { done, item, abandoned: false });
+        let slot = locked(&self.pending).insert(Pending { done, kept, abandoned: false });
         let pushed = self.channel.push(match work {
             Work::Direct(item) => Message::Direct { slot, seat, item },
-            Work::Claimed(value) => Message::Claimed { slot, seat, value },
+            Work::Claimed { claimed, about } => Message::Claimed { slot, seat, claimed, about },
         });
         if !pushed {
             let lost = locked(&self.pending).remove(slot);
@@ -467,10 +483,10 @@ impl AgentLoop {
         self.hand_over(1);
     }
 
-    /// The item of direct work, as a new dict; None if the work has ended.
+    /// The item of work, as a new dict; None if the work has ended.
     fn item<'py>(&self, py: Python<'py>, slot: u64) -> PyResult<Option<Bound<'py, PyDict>>> {
-        let item = locked(&self.shared.pending).get(Ticket(slot)).and_then(|pending| pending.item.clone());
-        item.map(|item| item_to_python(py, &item)).transpose()
+        let kept = locked(&self.shared.pending).get(Ticket(slot)).map(|pending| pending.kept.clone());
+        kept.map(|kept| item_to_python(py, kept.item())).transpose()
     }
 
     /// A two-way upcall; answered on this loop's port under `ticket`.

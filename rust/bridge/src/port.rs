@@ -11,6 +11,7 @@ use crate::sync::locked;
 use mnemosyne_core::error::codes;
 use mnemosyne_core::{Problem, ProblemKind, WorkItem};
 use mnemosyne_runtime::{HostError, Ticket};
+use mnemosyne_store::Claimed;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -66,7 +67,7 @@ pub(crate) enum Message {
     /// Forget an agent; answered by `AgentLoop.started(ticket, None)`.
     Stop { ticket: u64, seat: u64 },
     /// A claim; answered by `AgentLoop.completed`.
-    Claimed { slot: Ticket, seat: u64, value: Value },
+    Claimed { slot: Ticket, seat: u64, claimed: Arc<Claimed>, about: Value },
     /// Direct work; answered by `AgentLoop.returned` or `completed`.
     Direct { slot: Ticket, seat: u64, item: Arc<WorkItem> },
     /// Work that was cancelled while it waited in here: it is never begun.
@@ -322,8 +323,10 @@ fn deliver(py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyTuple>> {
         Message::Direct { slot, seat, item } => {
             (intern!(py, "direct"), slot.0, seat, item_to_python(py, &item)?).into_pyobject(py)
         }
-        Message::Claimed { slot, seat, value } => {
-            (intern!(py, "claimed"), slot.0, seat, to_python(py, &value)?).into_pyobject(py)
+        Message::Claimed { slot, seat, claimed, about } => {
+            let assignment = to_python(py, &about)?;
+            assignment.set_item(intern!(py, "item"), item_to_python(py, &claimed.item.work)?)?;
+            (intern!(py, "claimed"), slot.0, seat, assignment).into_pyobject(py)
         }
         Message::Unbegun { slot } => (intern!(py, "unbegun"), slot.0, 0_u64, py.None()).into_pyobject(py),
         Message::Cancel { slot, reason } => (intern!(py, "cancel"), slot.0, 0_u64, reason).into_pyobject(py),

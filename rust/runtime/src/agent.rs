@@ -8,7 +8,7 @@
 //!
 //! A panic in the actor itself counts in the agent's restart window and charges no item: what it held goes back.
 
-use crate::assignment::claimed_value;
+use crate::assignment::about;
 use crate::background::Timer;
 use crate::finish::{self, Judged, Leave};
 use crate::guards::{InFlight, Report, Reporter, Seat, Settled, Settling};
@@ -55,7 +55,7 @@ pub(crate) struct Job {
 
 /// Durable or direct.
 pub(crate) enum Load {
-    Claimed(Box<Claimed>),
+    Claimed(Arc<Claimed>),
     /// With the room that it takes in the tree.
     Direct {
         item: Arc<WorkItem>,
@@ -389,7 +389,7 @@ impl Life {
         let Some(host) = self.host.clone().filter(|_| self.stage == Stage::Ready) else { return };
         let (agent_id, generation) = (self.record.agent_id.clone(), self.generation);
         let work = match &load {
-            Load::Claimed(claimed) => Work::Claimed(claimed_value(claimed, &agent_id, generation)),
+            Load::Claimed(claimed) => Work::Claimed { claimed: Arc::clone(claimed), about: about(claimed) },
             Load::Direct { reply, .. } if reply.is_closed() => return,
             Load::Direct { item, .. } => {
                 let event = self.event(EventKind::AgentStartedWithTask);

@@ -19,7 +19,10 @@ struct Live(Arc<Background>);
 
 impl Drop for Live {
     fn drop(&mut self) {
-        self.0.live.send_modify(|count| *count -= 1);
+        self.0.live.send_if_modified(|count| {
+            *count -= 1;
+            *count == 0 // nobody waits for another number
+        });
     }
 }
 
@@ -32,7 +35,10 @@ impl Background {
     where
         T: Send + 'static,
     {
-        self.live.send_modify(|count| *count += 1);
+        self.live.send_if_modified(|count| {
+            *count += 1;
+            false
+        });
         let live = Live(self.clone());
         self.runtime.spawn(async move {
             let _live = live;

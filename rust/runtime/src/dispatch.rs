@@ -22,7 +22,7 @@ use tokio::time::Instant;
 pub(crate) struct ClaimAnswer {
     record: Arc<AgentRecord>,
     generation: u64,
-    found: Option<(WorkKey, Box<Claimed>, OwnedSemaphorePermit)>,
+    found: Option<(WorkKey, Arc<Claimed>, OwnedSemaphorePermit)>,
 }
 
 /// One generation of an agent that waits for work. Weak, because the tree holds the store that holds this.
@@ -50,7 +50,7 @@ impl Stander for StandingAgent {
         // A tree that has just gone leaves its claims to the end of its boot.
         let (Some(tree), Some(role)) = (self.tree.upgrade(), self.role.upgrade()) else { return };
         self.record.custody.hold(key, &claimed, generation, tree.now());
-        let found = Some((key, Box::new(claimed), place));
+        let found = Some((key, Arc::new(claimed), place));
         role.send(RoleMessage::Stood(ClaimAnswer { record: self.record.clone(), generation, found }));
     }
 
@@ -136,7 +136,7 @@ impl Supervisor {
                 let key = WorkKey::next();
                 record.custody.hold(key, &claimed, generation, tree.now());
                 if let Some(answer) = &mut asking.answer {
-                    answer.found = Some((key, Box::new(claimed), place));
+                    answer.found = Some((key, Arc::new(claimed), place));
                 }
             }
         });

@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use mnemosyne_core::supervision::Keys;
 use mnemosyne_core::{AgentRole, Problem, SpecError, WorkItem, WorkResult};
 pub use mnemosyne_core::{Isolation, Restart, Shutdown, SupervisorSpec, WorkerLimits};
+use mnemosyne_store::Claimed;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -212,8 +213,8 @@ pub struct Assignment {
 /// What is to be done.
 #[derive(Debug, Clone)]
 pub enum Work {
-    /// A claim, as the agents' side reads it: item, kind, epoch, run, task, setup, accepted.
-    Claimed(Value),
+    /// A claim; `about` is what the agents' side reads beside its item: kind, epoch, run, task, setup, accepted, depth.
+    Claimed { claimed: Arc<Claimed>, about: Value },
     /// Direct work: no store stands behind it, and nothing is around it.
     Direct(Arc<WorkItem>),
 }

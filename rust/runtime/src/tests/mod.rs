@@ -178,10 +178,14 @@ impl AgentHost for Shared {
 
 impl Assignment {
     /// The claim as the agents' side reads it; null for direct work.
-    pub(crate) fn claim(&self) -> &Value {
+    pub(crate) fn claim(&self) -> Value {
         match &self.work {
-            Work::Claimed(value) => value,
-            Work::Direct(_) => &Value::Null,
+            Work::Claimed { claimed, about } => {
+                let mut whole = about.clone();
+                whole["item"] = json!(claimed.item.work);
+                whole
+            }
+            Work::Direct(_) => Value::Null,
         }
     }
 }
