@@ -73,7 +73,7 @@ impl Handle {
         same_process(item.py())?;
         let (item, how) = (item_from_model(item)?, from_python(how)?);
         let (store, watched) = (Arc::clone(&self.store), Arc::clone(&self.watched));
-        port.channel.answer(runtime()?.handle(), ticket, submit_item(store, watched, item, how));
+        port.channel.answer_where_told(runtime()?.handle(), ticket, submit_item(store, watched, item, how));
         Ok(())
     }
 
@@ -81,7 +81,7 @@ impl Handle {
     fn wait(&self, py: Python<'_>, port: &Port, ticket: u64, item: String) -> PyResult<()> {
         same_process(py)?;
         let (store, told) = (Arc::clone(&self.store), self.watched.take(&item));
-        port.channel.answer(runtime()?.handle(), ticket, wait_item(store, item, told));
+        port.channel.answer_where_told(runtime()?.handle(), ticket, wait_item(store, item, told));
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use crate::log::Line;
 use crate::mailbox::Mailbox;
 use crate::module::{Handle, runtime};
 use crate::sync::locked;
+use async_task::Runnable;
 use mnemosyne_core::error::codes;
 use mnemosyne_core::{Problem, ProblemKind, WorkItem};
 use mnemosyne_runtime::{HostError, Ticket};
@@ -87,8 +88,26 @@ pub(crate) enum Message {
 /// The shared part, reachable from both sides.
 pub(crate) struct Channel {
     mailbox: Mailbox<Message, FileBell>,
-    /// Calls under way, so that a cancelled await drops the future; empty for the moment in which it is spawned.
-    calls: Mutex<HashMap<u64, Option<AbortHandle>>>,
+    /// By ticket, so that a cancelled await drops the future.
+    calls: Mutex<HashMap<u64, Call>>,
+}
+
+/// A call under way; given up, its future is dropped.
+enum Call {
+    /// About to be spawned.
+    Beginning,
+    OnTokio(AbortHandle),
+    WhereTold {
+        _task: async_task::Task<()>,
+    },
+}
+
+impl Call {
+    fn give_up(self) {
+        if let Call::OnTokio(task) = self {
+            task.abort();
+        }
+    }
 }
 
 impl Channel {
@@ -114,9 +133,7 @@ impl Channel {
 
     fn drop_calls(&self) {
         let calls = std::mem::take(&mut *locked(&self.calls));
-        for call in calls.into_values().flatten() {
-            call.abort();
-        }
+        calls.into_values().for_each(Call::give_up);
     }
 
     /// Runs `work` on tokio and answers `ticket` with its reply, also if it panics; `Port.cancel(ticket)` drops it.
@@ -129,11 +146,32 @@ impl Channel {
         let answer = Answer { channel: Arc::clone(self), ticket, reply: None };
         // The entry is there before the task can end. No lock over the spawn: on a runtime that is going down it drops the
         // task, and with it the answer, at once.
-        locked(&self.calls).insert(ticket, None);
+        locked(&self.calls).insert(ticket, Call::Beginning);
         let task = runtime.spawn(async move { answer.give(work.await) });
         if let Some(call) = locked(&self.calls).get_mut(&ticket) {
-            *call = Some(task.abort_handle());
+            *call = Call::OnTokio(task.abort_handle());
         }
+    }
+
+    /// The same for work that asks one thing and waits to be told: its steps are done here, and on the thread that tells,
+    /// which has to let go of its locks before. On tokio each step wakes a worker first; two such works for each durable
+    /// item took 32 of the 360 us of processor time that it cost.
+    pub(crate) fn answer_where_told(
+        self: &Arc<Self>,
+        runtime: &tokio::runtime::Handle,
+        ticket: u64,
+        work: impl Future<Output = Reply> + Send + 'static,
+    ) {
+        let answer = Answer { channel: Arc::clone(self), ticket, reply: None };
+        let runtime = runtime.clone();
+        let step = move |step: Runnable| {
+            let _entered = runtime.enter(); // for its timers
+            // Who tells is not harmed by a panic of who is told; the answer is given all the same.
+            let _ = catch_unwind(AssertUnwindSafe(|| step.run()));
+        };
+        let (first, task) = async_task::spawn(async move { answer.give(work.await) }, step);
+        locked(&self.calls).insert(ticket, Call::WhereTold { _task: task });
+        first.schedule();
     }
 }
 
@@ -152,7 +190,8 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if locked(&self.channel.calls).remove(&self.ticket).is_none() {
+        let call = locked(&self.channel.calls).remove(&self.ticket);
+        if call.is_none() {
             return; // cancelled: nobody waits
         }
         let reply = self.reply.take().unwrap_or_else(|| {
@@ -273,9 +312,7 @@ impl Port {
     /// Drops the future behind a call that nobody awaits any more.
     fn cancel(&self, ticket: u64) {
         let call = locked(&self.channel.calls).remove(&ticket);
-        if let Some(call) = call.flatten() {
-            call.abort();
-        }
+        call.into_iter().for_each(Call::give_up);
     }
 
     /// Nothing is delivered any more; calls under way are dropped.
@@ -355,5 +392,124 @@ fn deliver(py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyTuple>> {
             (intern!(py, "log"), 0_u64, 0_u64, lines.collect::<Vec<_>>()).into_pyobject(py)
         }
         Message::Shutdown => (intern!(py, "shutdown"), 0_u64, 0_u64, py.None()).into_pyobject(py),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+    use tokio::runtime::{Handle as Tokio, Runtime};
+    use tokio::sync::oneshot;
+
+    struct World {
+        channel: Arc<Channel>,
+        runtime: Runtime,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+            Self { channel: Channel::new().unwrap(), runtime }
+        }
+
+        fn tokio(&self) -> &Tokio {
+            self.runtime.handle()
+        }
+
+        /// What has come.
+        fn replies(&self) -> Vec<Reply> {
+            let mut inbox = VecDeque::new();
+            self.channel.mailbox.take(&mut inbox);
+            let reply = |message| match message {
+                Message::Reply { ticket: 1, reply } => reply,
+                other => panic!("{other:?}"),
+            };
+            inbox.into_iter().map(reply).collect()
+        }
+    }
+
+    fn this_thread() -> Reply {
+        Reply::Value(json!(thread::current().name()))
+    }
+
+    fn on_a_thread(name: &str, tell: impl FnOnce() + Send + 'static) {
+        thread::Builder::new().name(name.to_owned()).spawn(tell).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn who_waits_to_be_told_goes_on_where_it_is_told() {
+        let world = World::new();
+        let (tell, told) = oneshot::channel::<()>();
+        world.channel.answer_where_told(world.tokio(), 1, async move {
+            told.await.unwrap();
+            tokio::task::yield_now().await; // woken while it is at a step
+            this_thread()
+        });
+        assert!(world.replies().is_empty());
+        on_a_thread("teller", move || tell.send(()).unwrap());
+        assert!(matches!(&world.replies()[..], [Reply::Value(name)] if name == "teller"));
+        assert!(locked(&world.channel.calls).is_empty());
+    }
+
+    #[test]
+    fn what_need_not_wait_is_answered_before_the_call_is_over() {
+        let world = World::new();
+        world.channel.answer_where_told(world.tokio(), 1, async { this_thread() });
+        assert_eq!(world.replies().len(), 1);
+        assert!(locked(&world.channel.calls).is_empty());
+    }
+
+    #[test]
+    fn a_panic_of_who_is_told_is_its_answer_and_does_not_reach_who_tells() {
+        let world = World::new();
+        let (tell, told) = oneshot::channel::<()>();
+        world.channel.answer_where_told(world.tokio(), 1, async move {
+            told.await.unwrap();
+            panic!("on purpose")
+        });
+        on_a_thread("teller", move || tell.send(()).unwrap()); // and its thread ends well
+        assert!(matches!(&world.replies()[..], [Reply::Error(error)] if error["code"] == codes::CLOSED));
+    }
+
+    #[test]
+    fn kill_1_an_await_that_is_given_up_drops_what_waits_to_be_told() {
+        struct Dropped(Arc<AtomicBool>);
+        impl Drop for Dropped {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+        let (world, is_dropped) = (World::new(), Arc::new(AtomicBool::new(false)));
+        let (tell, told) = oneshot::channel::<()>();
+        let dropped = Dropped(Arc::clone(&is_dropped));
+        world.channel.answer_where_told(world.tokio(), 1, async move {
+            let _dropped = dropped;
+            told.await.unwrap();
+            this_thread()
+        });
+        let port = Port::on(Arc::clone(&world.channel));
+        port.cancel(1);
+        assert!(is_dropped.load(Ordering::SeqCst) && tell.send(()).is_err());
+        assert!(world.replies().is_empty());
+    }
+
+    #[test]
+    fn who_waits_to_be_told_may_have_a_time_limit() {
+        let world = World::new();
+        let (tell, told) = oneshot::channel::<()>();
+        world.channel.answer_where_told(world.tokio(), 1, async move {
+            let late = tokio::time::timeout(Duration::from_millis(1), told).await.is_err();
+            Reply::Value(json!(late))
+        });
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut replies = Vec::new();
+        while replies.is_empty() && Instant::now() < deadline {
+            thread::yield_now();
+            replies = world.replies();
+        }
+        assert!(matches!(&replies[..], [Reply::Value(late)] if *late == json!(true)));
+        drop(tell);
     }
 }

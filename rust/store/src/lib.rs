@@ -62,7 +62,8 @@ pub trait Store: Send + Sync + 'static {
     fn ready(&self) -> watch::Receiver<Ready>;
 
     /// Told once a commit of this process has ended the item, with how, where that is at hand; never, if it had ended
-    /// before. Who waits for an item asks for this first and reads the item then.
+    /// before. Who waits for an item asks for this first and reads the item then. Whoever is told may go on at once, on the
+    /// thread that tells: a backend tells without a lock of its own, here and where it answers.
     fn ended(&self, item: &str) -> oneshot::Receiver<Option<ItemEnd>>;
 
     /// Looks whether another process committed since the last call, and if so wakes the waiters of [`Store::changed`].

@@ -31,9 +31,13 @@ impl Waiting {
         if ended.is_empty() {
             return;
         }
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for (item, end) in ended {
-            for waiter in waiting.remove(&item).into_iter().flatten() {
+        let tellers: Vec<_> = {
+            let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            ended.into_iter().filter_map(|(item, end)| Some((waiting.remove(&item)?, end))).collect()
+        };
+        // Without the lock: whoever is told may go on at once, on this thread, and wait for something else.
+        for (waiters, end) in tellers {
+            for waiter in waiters {
                 let _ = waiter.send(end.clone()); // whoever went away needs no answer
             }
         }
