@@ -233,13 +233,17 @@ fn spawn(path: &Path, name: &str, work: impl FnOnce() + Send + 'static) -> Resul
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         drop(self.reads.take());
-        if let Some(reader) = self.reader.take() {
-            let _ = reader.join();
-        }
+        wait_for(self.reader.take());
         drop(self.jobs.take());
-        if let Some(writer) = self.writer.take() {
-            let _ = writer.join();
-        }
+        wait_for(self.writer.take());
+    }
+}
+
+/// Whoever is told something goes on on the thread that tells, and may drop the last handle there: a thread does not wait
+/// for itself, and ends by itself.
+fn wait_for(thread: Option<JoinHandle<()>>) {
+    if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+        let _ = thread.join();
     }
 }
 

@@ -8,9 +8,11 @@ use rusqlite::Connection;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt;
+use std::pin::Pin;
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -320,6 +322,56 @@ fn a_caller_that_goes_away_does_not_stop_the_writer() {
     let store = SqliteStore::open(&path).unwrap();
     assert!(block_on(store.item("never polled")).unwrap().is_none());
     block_on(store.submit_item(own("after"), None)).unwrap();
+}
+
+/// Goes on wherever it is woken, and says when it has ended and is dropped.
+struct GoesOn {
+    future: Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>,
+    over: std::sync::mpsc::Sender<String>,
+}
+
+impl Wake for GoesOn {
+    fn wake(self: Arc<Self>) {
+        let waker = Waker::from(Arc::clone(&self));
+        // Locked for the whole step: another thread may wake it meanwhile, and then waits.
+        let mut future = self.future.lock().unwrap();
+        let Some(step) = future.as_mut() else { return };
+        if step.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+            return;
+        }
+        *future = None;
+        drop(future);
+        self.over.send(std::thread::current().name().unwrap_or_default().to_owned()).unwrap();
+    }
+}
+
+#[test]
+fn the_last_handle_may_be_dropped_by_whoever_is_told_on_the_store_s_own_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    for round in 0..20 {
+        let store = Arc::new(SqliteStore::open(&path).unwrap());
+        let (over, is_over) = channel();
+        // Held up, so that the first step is over before it is told.
+        let (go, may_go) = channel::<()>();
+        let mut writing = Box::pin(store.write(move |_| {
+            let _ = may_go.recv();
+            Ok(())
+        }));
+        assert!(writing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(writing);
+        let own: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+            store.submit_item(own(&format!("i-{round}")), None).await.unwrap();
+            if round % 2 == 1 {
+                store.item("no such item").await.unwrap();
+            }
+        });
+        Arc::new(GoesOn { future: Mutex::new(Some(own)), over }).wake();
+        go.send(()).unwrap();
+        let thread = is_over.recv_timeout(Duration::from_secs(30)).unwrap();
+        // A read may be answered before the step that asks for it is over.
+        assert!(thread == "mnemosyne-write" || round % 2 == 1 && thread == "mnemosyne-read", "{thread}");
+    }
 }
 
 #[test]
