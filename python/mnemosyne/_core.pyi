@@ -1,5 +1,8 @@
 """The Rust side. Every call that may take time is answered on a port, under the ticket that it was asked with."""
 
+from asyncio import Task
+from collections.abc import Callable, Coroutine
+from contextvars import Context
 from os import PathLike
 from typing import Any, final
 
@@ -32,6 +35,13 @@ class Port:
     def fileno(self) -> int: ...
     def __iter__(self) -> Port: ...
     def __next__(self) -> tuple[str, int, int, Any]: ...
+    def begin_direct(
+        self,
+        work: Callable[[int, int, dict[str, Any]], Coroutine[object, object, None]],
+        task: Callable[..., Task[None]],
+        options: dict[str, object],
+        context: Callable[[], Context],
+    ) -> None: ...
     def cancel(self, ticket: int) -> None: ...
     def close(self) -> None: ...
 

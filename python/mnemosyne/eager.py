@@ -14,27 +14,22 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-__all__ = ["new_event_loop", "start_task"]
+__all__ = ["new_event_loop", "start_task", "task_options"]
 
 _NAME = "mnemosyne-item"
+_EAGER = sys.version_info >= (3, 12)
 
-if sys.version_info >= (3, 12):
 
-    def new_event_loop() -> asyncio.AbstractEventLoop:
-        """Return a loop for ``start_task``."""
-        return asyncio.new_event_loop()
+class _Loop(asyncio.SelectorEventLoop):
+    first_step: Callable[[], object] | None = None
+    wanted = False
 
-    def start_task(
-        work: Coroutine[object, object, None], loop: asyncio.AbstractEventLoop, context: contextvars.Context
-    ) -> asyncio.Task[None]:
-        """Return a task whose first step has been done; called on the loop's thread, outside any task."""
-        return asyncio.Task(work, loop=loop, name=_NAME, context=context, eager_start=True)
+    def set_debug(self, enabled: bool) -> None:
+        super().set_debug(enabled)
+        # Each task asks for it in its constructor, and a method in Python takes 5 in 100 of what a short item costs.
+        self.get_debug = super().get_debug if enabled else bool  # type: ignore[method-assign]
 
-else:
-
-    class _Loop(asyncio.SelectorEventLoop):
-        first_step: Callable[[], object] | None = None
-        wanted = False
+    if not _EAGER:
 
         def call_soon(  # type: ignore[override]
             self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
@@ -44,9 +39,26 @@ else:
                 return None
             return super().call_soon(callback, *args, context=context)
 
-    def new_event_loop() -> asyncio.AbstractEventLoop:
-        """Return a loop for ``start_task``."""
-        return _Loop()
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop for ``start_task``."""
+    return _Loop()
+
+
+def task_options(loop: asyncio.AbstractEventLoop) -> dict[str, object] | None:
+    """Return with what ``asyncio.Task`` does a first step at once, but for the context; None where it cannot (3.11)."""
+    return {"loop": loop, "name": _NAME, "eager_start": True} if _EAGER else None
+
+
+if sys.version_info >= (3, 12):
+
+    def start_task(
+        work: Coroutine[object, object, None], loop: asyncio.AbstractEventLoop, context: contextvars.Context
+    ) -> asyncio.Task[None]:
+        """Return a task whose first step has been done; called on the loop's thread, outside any task."""
+        return asyncio.Task(work, loop=loop, name=_NAME, context=context, eager_start=True)
+
+else:
 
     def start_task(
         work: Coroutine[object, object, None], loop: asyncio.AbstractEventLoop, context: contextvars.Context

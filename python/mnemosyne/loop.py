@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from mnemosyne import _core
 from mnemosyne.agents.agent_factory import make_agent
 from mnemosyne.agents.base_agent import blamed, check_result, current_context, uncounted, work_at_hand
-from mnemosyne.eager import new_event_loop, start_task
+from mnemosyne.eager import new_event_loop, start_task, task_options
 from mnemosyne.errors import (
     AgentUnavailable,
     BudgetExceeded,
@@ -191,6 +191,12 @@ class _Loop:
         self._ended = asyncio.Event()
         _loops[side.id] = self
 
+    def begin_direct_work_in_rust(self) -> None:
+        """Let the port begin direct work by itself where that is shorter; see ``rust/bridge/src/starter.rs``."""
+        options = task_options(self._loop)
+        if options is not None:
+            self._port.begin_direct(self._direct, asyncio.Task, options, Context)
+
     async def live(self) -> None:
         """Work until Rust says that it is over; then cancel, close, and leave."""
         self._beat(self._loop.time())
@@ -259,14 +265,17 @@ class _Loop:
         # Whatever ends in here is handed back by its end.
         self._flush_is_due = True
         for kind, number, seat, payload in self._port:
-            if kind == "direct":
-                self._begin(number, self._direct(number, seat, payload))
-            else:
-                self._receive(kind, number, seat, payload)
+            self._receive(kind, number, seat, payload)
         self._flush()
 
     def _receive(self, kind: str, number: int, seat: int, payload: Any) -> None:
         match kind:
+            case "direct":
+                self._begin(number, self._direct(number, seat, payload))
+            case "begun":
+                self._tasks[number] = payload
+            case "unstarted":
+                self._side.completed(number, _failure(payload, claimed=False))
             case "value" | "error":
                 self._mailbox.answer(kind, number, payload)
             case "claimed":
@@ -459,7 +468,7 @@ class _Loop:
                 except BaseException as error:
                     self._side.completed(slot, _failure(blamed(known.name, error), claimed=False))
                 else:
-                    if _says_why_not(returned) or not self._side.returned(slot, returned):
+                    if not self._side.returned(slot, returned):
                         whole = check_result(known.name, returned)
                         self._side.completed(slot, {"kind": "result", "result": whole})
         except BaseException as error:  # nothing that an agent raises may end the loop
@@ -493,7 +502,7 @@ class _Loop:
         metrics.start_work_item(number, known.agent_id, str(item["phase"]), role=str(item["role"]))
         try:
             returned = await alone(item)
-            taken = not _says_why_not(returned) and self._side.returned(slot, returned)
+            taken = self._side.returned(slot, returned)
             whole = returned if taken else check_result(known.name, returned)
         except BaseException as error:
             to_blame = blamed(known.name, error)
@@ -542,11 +551,6 @@ def _needs_no_harness(assignment: Json) -> bool:
     if assignment["kind"] != "work" or assignment.get("run") is not None:
         return False
     return "tree" not in cast("Json", cast("Json", assignment["item"])["context"])
-
-
-def _says_why_not(returned: object) -> bool:
-    """Whether a result has a text that may hold a secret: Rust, which reads the others by itself, knows none."""
-    return isinstance(returned, dict) and bool(returned.get("error"))
 
 
 def _is_claude(agent: AgentExecutionMixin) -> bool:
@@ -749,7 +753,9 @@ async def _wait(tasks: set[asyncio.Task[Any]]) -> None:
 
 
 async def _main(side: _core.AgentLoop) -> None:
-    await _Loop(side).live()
+    agents = _Loop(side)
+    agents.begin_direct_work_in_rust()
+    await agents.live()
 
 
 def _log(at: float, level: int, logger: str, text: str, about: list[tuple[str, str]]) -> None:

@@ -103,8 +103,9 @@ pub(crate) fn item_to_python<'py>(py: Python<'py>, item: &WorkItem) -> PyResult<
     Ok(dict)
 }
 
-/// Reads what an agent returned, where it is a plain result: a dict with `success` and nothing but `data` and `error`
-/// beside it (or empty lists). `None` is no judgement: whoever asked looks closer.
+/// Reads what an agent returned, where it is a plain result: a dict with `success` and nothing but `data` beside it (or empty
+/// lists). `None` is no judgement: whoever asked looks closer. An error is left to it as well: its text may hold a secret,
+/// and the loop knows those (SECRET-1).
 pub(crate) fn result_from_python(object: &Bound<'_, PyAny>) -> Option<WorkResult> {
     let dict = object.cast_exact::<PyDict>().ok()?;
     let mut success = None;
@@ -117,7 +118,6 @@ pub(crate) fn result_from_python(object: &Bound<'_, PyAny>) -> Option<WorkResult
                 result.data = Reader { tuples: false }.read_dict(data, 1).ok()?;
             }
             "error" if value.is_none() => {}
-            "error" => result.error = Some(value.cast_exact::<PyString>().ok()?.to_str().ok()?.to_owned()),
             "artifacts" | "evidence" if value.cast_exact::<PyList>().ok()?.is_empty() => {}
             _ => return None,
         }

@@ -38,6 +38,7 @@ mod plain;
 mod port;
 mod request;
 mod slots;
+mod starter;
 mod sync;
 mod upcall;
 mod worker;

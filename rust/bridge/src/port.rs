@@ -7,6 +7,7 @@ use crate::convert::{item_to_python, to_python};
 use crate::log::Line;
 use crate::mailbox::Mailbox;
 use crate::module::{Handle, runtime};
+use crate::starter::Starter;
 use crate::sync::locked;
 use async_task::Runnable;
 use mnemosyne_core::error::codes;
@@ -15,7 +16,7 @@ use mnemosyne_runtime::{HostError, Ticket};
 use mnemosyne_store::Claimed;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyDict, PyTuple};
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{IntoRawFd, OwnedFd};
@@ -222,6 +223,8 @@ pub struct Port {
     pub(crate) channel: Arc<Channel>,
     /// Only the loop's own thread takes this lock.
     tick: Mutex<Tick>,
+    /// Where agents live, what begins direct work; else it is delivered like all the rest.
+    starter: Mutex<Option<Arc<Starter>>>,
 }
 
 struct Tick {
@@ -234,7 +237,12 @@ struct Tick {
 impl Port {
     pub(crate) fn on(channel: Arc<Channel>) -> Self {
         let tick = Tick { inbox: VecDeque::new(), began: Instant::now(), delivered: 0 };
-        Self { channel, tick: Mutex::new(tick) }
+        Self { channel, tick: Mutex::new(tick), starter: Mutex::default() }
+    }
+
+    /// How many messages were taken and wait for their turn.
+    pub(crate) fn waiting(&self) -> usize {
+        locked(&self.tick).inbox.len()
     }
 
     fn next(&self) -> Option<Message> {
@@ -297,16 +305,27 @@ impl Port {
         slf
     }
 
+    /// From now on direct work is begun in here: `task(work(slot, seat, item), **options)`, with a context of its own. What is
+    /// delivered of it is `begun` with a task that goes on, or `unstarted` with what was raised where none could be made.
+    fn begin_direct(&self, work: Py<PyAny>, task: Py<PyAny>, options: Py<PyDict>, context: Py<PyAny>) {
+        let other = locked(&self.starter).replace(Arc::new(Starter { work, task, options, context }));
+        drop(other);
+    }
+
     /// The next message; one that cannot be made into objects comes as `undeliverable`, for whoever waits for it.
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
-        let Some(message) = self.next() else { return Ok(None) };
-        let (kind, number) = message.name();
-        let failure = match catch_unwind(AssertUnwindSafe(|| deliver(py, message))) {
-            Ok(Ok(tuple)) => return Ok(Some(tuple)),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "a panic in the bridge".to_owned(),
-        };
-        (intern!(py, "undeliverable"), number, 0_u64, (kind, failure)).into_pyobject(py).map(Some)
+        let starter = locked(&self.starter).clone();
+        while let Some(message) = self.next() {
+            let (kind, number) = message.name();
+            let failure = match catch_unwind(AssertUnwindSafe(|| deliver(py, message, starter.as_deref()))) {
+                Ok(Ok(None)) => continue,
+                Ok(Ok(told)) => return Ok(told),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "a panic in the bridge".to_owned(),
+            };
+            return (intern!(py, "undeliverable"), number, 0_u64, (kind, failure)).into_pyobject(py).map(Some);
+        }
+        Ok(None)
     }
 
     /// Drops the future behind a call that nobody awaits any more.
@@ -318,6 +337,8 @@ impl Port {
     /// Nothing is delivered any more; calls under way are dropped.
     fn close(&self) {
         self.channel.close();
+        let starter = locked(&self.starter).take(); // it holds the loop's side, which holds this
+        drop(starter);
     }
 }
 
@@ -355,7 +376,25 @@ impl Message {
     }
 }
 
-fn deliver(py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyTuple>> {
+/// What the loop is told of a message: nothing of an item that was done while it was begun.
+fn deliver<'py>(
+    py: Python<'py>,
+    message: Message,
+    starter: Option<&Starter>,
+) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    if let (Message::Direct { slot, seat, item }, Some(starter)) = (&message, starter) {
+        let item = item_to_python(py, item)?;
+        let told = match starter.start(py, slot.0, *seat, item) {
+            Ok(None) => return Ok(None),
+            Ok(Some(task)) => (intern!(py, "begun"), slot.0, *seat, task).into_pyobject(py),
+            Err(error) => (intern!(py, "unstarted"), slot.0, *seat, error.into_value(py)).into_pyobject(py),
+        };
+        return told.map(Some);
+    }
+    as_tuple(py, message).map(Some)
+}
+
+fn as_tuple(py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyTuple>> {
     match message {
         Message::Direct { slot, seat, item } => {
             (intern!(py, "direct"), slot.0, seat, item_to_python(py, &item)?).into_pyobject(py)
