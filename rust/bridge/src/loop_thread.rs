@@ -36,13 +36,16 @@ const SIGNALS_EVERY: Duration = Duration::from_millis(50);
 
 /// Outcomes are handed over before their tick ends, so that their waiters send more while the loop goes on; but each time
 /// wakes a thread of tokio's, which costs the loop 5 to 10 us. So it is done when the loop comes to the end of what it has
-/// (`LITTLE_LEFT` messages), or when there are `MANY`. Ratios to a task per item on one loop, medians of 70 rounds in turn
-/// on Python 3.13, at 64 and at 1,000 in flight: every 16 outcomes 1.09, 1.20; so 1.18, 1.28; with 24 left 1.08, 1.27; with 8
-/// left 1.20, 1.36; on 3.12 1.17, 1.21; 1.30, 1.42; 1.28, 1.35; 1.25, 1.38. Only at the end of the tick (3.12, before
-/// that) 0.95, 1.18 where every 16 gave 1.10, 1.20.
+/// (`LITTLE_LEFT` messages), or when there are `MANY`. Ratios to a task per item on one loop, medians of 70 rounds in turn,
+/// at 64 and at 1,000 in flight:
+///
+/// | | every 16 | 8 left | 16 left | 24 left | 16 left, or 128 for 64 |
+/// |---|---|---|---|---|---|
+/// | Python 3.12 | 1.17, 1.21 | 1.25, 1.38 | 1.30, 1.42 | 1.28, 1.35 | 1.31, 1.40 |
+/// | Python 3.13 | 1.09, 1.20 | 1.20, 1.36 | 1.18, 1.28 | 1.08, 1.27 | 1.15, 1.34; another time 1.23, 1.47 for 1.22, 1.28 |
 const FEW: usize = 16;
 const LITTLE_LEFT: usize = 16;
-const MANY: usize = 64;
+const MANY: usize = 128;
 
 /// The loop that new hosts use. Held over a start, so that hosts that come at once share one.
 static SHARED: tokio::sync::Mutex<Weak<LoopThread>> = tokio::sync::Mutex::const_new(Weak::new());
