@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs the bridge's tests, from one wheel, on each interpreter that is given: by its path, or by its name on the PATH (or
 # known to pyenv). One that is not installed is skipped, by name.
+# Exits with 3 where none is installed.
 # usage: tests/pythons.sh WHEEL INTERPRETER ...
 set -eu
 cd "$(dirname "$0")/.."
@@ -34,4 +35,4 @@ for name in "$@"; do
     "$venv/bin/python" -m pytest --quiet tests/python/test_bridge*.py tests/python/test_models.py || failed="$failed $version"
 done
 [ -z "$failed" ] || { echo "failed on$failed"; exit 1; }
-[ "$run" -gt 0 ] || { echo "no interpreter was found"; exit 1; }
+[ "$run" -gt 0 ] || { echo "no interpreter was found"; exit 3; }

@@ -26,6 +26,7 @@ from mnemosyne import (
     WorkItem,
     WorkTimeout,
 )
+from mnemosyne.redaction import HIDDEN
 
 
 def item(name: str = "w-1", **fields: Any) -> WorkItem:
@@ -451,6 +452,33 @@ class AsksWho(AgentExecutionMixin):
 async def test_an_item_is_one_task_from_its_first_step_to_its_last() -> None:
     async with await ClaudeAgentBridge.spawn("executor", AsksWho) as bridge:
         assert (await bridge.send_work(item())).data["is_one"]
+
+
+class SaysItsKey(AgentExecutionMixin):
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        return {"success": False, "error": f"{self.config['api_key']} was refused"}
+
+
+async def test_secret_1_a_key_in_the_error_of_a_result_is_hidden() -> None:
+    spec = AgentSpec(source=SaysItsKey, config={"api_key": "canary-0a1b2c3d4e5f60718293"})
+    async with await ClaudeAgentBridge.spawn("executor", spec) as bridge:
+        result = await bridge.send_work(item())
+        assert (result.success, result.error) == (False, f"{HIDDEN} was refused")
+
+
+class AsksForDebug(AgentExecutionMixin):
+    async def execute_work(self, work_dict: dict[str, Any]) -> dict[str, Any]:
+        loop = asyncio.get_running_loop()
+        said = [loop.get_debug()]
+        for enabled in (True, False):
+            loop.set_debug(enabled)
+            said.append(loop.get_debug())
+        return {"success": True, "data": {"said": said}}
+
+
+async def test_the_agents_loop_can_be_told_to_debug_and_says_whether_it_does() -> None:
+    async with await ClaudeAgentBridge.spawn("executor", AsksForDebug) as bridge:
+        assert (await bridge.send_work(item())).data["said"] == [False, True, False]
 
 
 class Changes(AgentExecutionMixin):

@@ -198,6 +198,11 @@ def test_endless_recursion_in_a_handler_ends() -> None:
     assert end_of("handler_recurses_for_ever") == (0, "AgentError from RecursionError\nneighbour True\n")
 
 
+def test_an_item_whose_task_cannot_be_made_fails_alone() -> None:
+    said = "AgentError from MemoryError\nneighbour True\nitems 3 warnings []\n"
+    assert end_of("task_of_an_item_cannot_be_made") == (0, said)
+
+
 def test_a_result_that_contains_itself_is_refused() -> None:
     assert end_of("handler_returns_a_knot") == (0, 2 * "AgentError from AgentError\nneighbour True\n")
 

@@ -29,7 +29,7 @@ from mnemosyne import (
     Plan,
     WorkItem,
 )
-from mnemosyne.models import Acceptance, PlanTask, Usage
+from mnemosyne.models import Acceptance, AgentHealth, PlanTask, RoleHealth, SystemHealth, Usage
 from mnemosyne.orchestra import read_events, show_run
 from pydantic import JsonValue, SecretStr
 
@@ -184,6 +184,18 @@ async def test_health_has_the_keys_of_the_contract(store: Path) -> None:
         agent = health.roles[AgentRole.EXECUTOR].agents[0]
         assert (agent.agent_id, agent.generation, agent.restarts, agent.is_healthy) == ("executor-1", 1, 0, True)
         assert (agent.error_count, agent.last_error, agent.should_restart) == (0, None, False)
+
+
+async def test_health_has_the_same_fields_where_rust_says_it_and_where_its_models_read_it(store: Path) -> None:
+    # The models overlook a field that they do not know, so that an older client reads a newer health.
+    async with orchestra(store, Echo) as opened:
+        said: Any = opened._open_handle().health()
+        assert set(said) == set(SystemHealth.model_fields)
+        for role in said["roles"].values():
+            assert set(role) == set(RoleHealth.model_fields)
+            for agent in role["agents"]:
+                assert set(agent) == set(AgentHealth.model_fields)
+        assert sum(len(role["agents"]) for role in said["roles"].values()) >= 4
 
 
 async def test_dur_3_events_are_replayed_without_gaps_and_end_with_the_orchestra(store: Path) -> None:

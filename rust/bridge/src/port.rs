@@ -377,11 +377,7 @@ impl Message {
 }
 
 /// What the loop is told of a message: nothing of an item that was done while it was begun.
-fn deliver<'py>(
-    py: Python<'py>,
-    message: Message,
-    starter: Option<&Starter>,
-) -> PyResult<Option<Bound<'py, PyTuple>>> {
+fn deliver<'py>(py: Python<'py>, message: Message, starter: Option<&Starter>) -> PyResult<Option<Bound<'py, PyTuple>>> {
     if let (Message::Direct { slot, seat, item }, Some(starter)) = (&message, starter) {
         let item = item_to_python(py, item)?;
         let told = match starter.start(py, slot.0, *seat, item) {

@@ -4,8 +4,11 @@ Every scenario ends with work of another agent on the same loop, to show that it
 """
 
 import asyncio
+import gc
+import itertools
 import signal
 import sys
+import warnings
 from typing import Any
 
 from mnemosyne import AgentExecutionMixin, AgentSpec, ClaudeAgentBridge, MnemosyneError
@@ -157,6 +160,23 @@ class RecursesForEver(AgentExecutionMixin):
 
 def handler_recurses_for_ever() -> None:
     asyncio.run(_others_go_on(RecursesForEver))
+
+
+def task_of_an_item_cannot_be_made() -> None:
+    """There is no memory for that of the second item, which is the first one's neighbour's."""
+    real, items = asyncio.Task, itertools.count(1)
+
+    def scarce(*work: Any, **options: Any) -> object:
+        if options.get("name") == "mnemosyne-item" and next(items) == 2:
+            raise MemoryError
+        return real(*work, **options)
+
+    asyncio.Task = scarce  # type: ignore[misc,assignment]
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        asyncio.run(_others_go_on(Echo))
+        gc.collect()
+    say("items", next(items) - 1, "warnings", [str(warning.message) for warning in warned])
 
 
 class ReturnsAKnot(AgentExecutionMixin):
