@@ -9,6 +9,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, ClassVar
 
 import pytest
@@ -26,6 +27,7 @@ from mnemosyne import (
     WorkItem,
     WorkTimeout,
 )
+from mnemosyne.eager import new_event_loop, start_task
 from mnemosyne.redaction import HIDDEN
 
 
@@ -464,6 +466,28 @@ async def test_secret_1_a_key_in_the_error_of_a_result_is_hidden() -> None:
     async with await ClaudeAgentBridge.spawn("executor", spec) as bridge:
         result = await bridge.send_work(item())
         assert (result.success, result.error) == (False, f"{HIDDEN} was refused")
+
+
+def test_a_task_that_cannot_be_made_takes_no_callback_of_its_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def scarce(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    async def nothing() -> None:
+        raise AssertionError("its task was never made")
+
+    loop, work, called = new_event_loop(), nothing(), []
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "Task", scarce)
+        with pytest.raises(MemoryError):
+            start_task(work, loop, Context())
+    work.close()
+    loop.call_soon(called.append, "called")
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+    assert called == ["called"]
 
 
 class AsksForDebug(AgentExecutionMixin):
