@@ -94,6 +94,8 @@ async def test_a_pool_is_scaled_and_what_is_ended_finishes_its_work(tmp_path: Pa
 async def test_an_agent_that_was_stopped_is_kept_and_started_once_more(tmp_path: Path) -> None:
     async with orchestra(tmp_path, AgentSpec(source=Echo, instances=1)) as tree:
         agent = next(agent for agent in tree.agents() if agent.role is AgentRole.EXECUTOR)
+        # One that is ended before its first generation has none.
+        await until("its first generation is there", lambda: agent.health().generation == 1)
         await agent.shutdown()
         assert agent.health().state == "stopped"
         again = next(agent for agent in tree.agents() if agent.role is AgentRole.EXECUTOR)
