@@ -21,6 +21,8 @@ _EAGER = sys.version_info >= (3, 12)
 
 
 class _Loop(asyncio.SelectorEventLoop):
+    """The agents' loop: always asyncio's own, whatever policy is installed, since it is measured and tested with it."""
+
     first_step: Callable[[], object] | None = None
     wanted = False
 

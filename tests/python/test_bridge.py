@@ -468,9 +468,32 @@ async def test_secret_1_a_key_in_the_error_of_a_result_is_hidden() -> None:
         assert (result.success, result.error) == (False, f"{HIDDEN} was refused")
 
 
-def test_a_task_that_cannot_be_made_takes_no_callback_of_its_loop(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_loop_that_has_ended_leaves_nothing_of_itself() -> None:
+    done = in_a_process(
+        PREAMBLE
+        + """
+import gc, time
+from mnemosyne import loop
+def loops():
+    gc.collect()
+    return sum(type(known) is loop._Loop for known in gc.get_objects())
+class Echo(AgentExecutionMixin):
+    async def execute_work(self, work):
+        return {"success": True, "data": {"loops": loops()}}
+async def main():
+    async with await ClaudeAgentBridge.spawn("executor", Echo) as bridge:
+        return (await bridge.send_work(item)).data["loops"]
+assert asyncio.run(main()) == 1
+deadline = time.monotonic() + 10
+while loops():
+    assert time.monotonic() < deadline, "it is still there"
+    time.sleep(0.01)  # polling a condition with a deadline
+"""
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_task_that_cannot_be_made_takes_no_callback_of_its_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     def scarce(*_: object, **__: object) -> None:
         raise MemoryError
 

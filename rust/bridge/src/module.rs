@@ -21,11 +21,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use tokio::runtime::Runtime;
 
-/// Half the cores, and two at most: more fight with the agents' loop and the store's writer for them. On two cores the second
-/// of two workers is often woken onto the loop's core and waits there for its turn, for milliseconds in which tokio takes it
-/// for awake and wakes no other. One worker for two, in turn on two cores: 35 wake-ups for 1,000 items instead of 77 and 1.6 us
-/// of tokio's time for each instead of 2.2 (64 in flight); ratio to a task per item 1.40 for 1.28, at 1,000 in flight 1.71 for
-/// 1.42; durable items 6,066/s for 5,977/s.
+/// Half the cores, and two at most: more fight with the agents' loop and the store's writer for them. With two workers on two
+/// cores, each item cost 1.3 us of waiting for a core, and with one 0.05: three threads had work, and the loop is one of them.
+/// One for two, in turn: 35 wake-ups for 1,000 items instead of 77 and 1.6 us of tokio's time for each instead of 2.2 (64 in
+/// flight); ratio to a task per item 1.40 for 1.28, at 1,000 in flight 1.71 for 1.42; durable items 6,066/s for 5,977/s. On
+/// more than two cores nothing was measured.
 fn workers() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     (cores / 2).clamp(1, 2)
