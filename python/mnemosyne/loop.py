@@ -1,8 +1,10 @@
 """The loop thread: where all in-process agents live.
 
 Rust calls ``run`` on a thread of its own, attached for life inside one ``spawn_blocking`` call (GIL-1), and sends
-messages: start an agent, stop it, work, cancel. Every item is one task with a context of its own. What a task raises is
-an outcome, never the end of the loop: ``SystemExit`` from an agent, or from a task that it started, is its own error.
+messages: start an agent, stop it, work, cancel. What one item does to its task or its context, no other sees: an item
+that waits has both for itself, and those that end at once share them only for as long as none has left a mark. What a
+task raises is an outcome, never the end of the loop: ``SystemExit`` from an agent, or from a task that it started, is
+its own error.
 
 What only harnessed work needs (pydantic, the harness, the SDK) is imported when the first of it comes: a process that
 begins with a simple agent must not wait for it.
@@ -26,6 +28,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from weakref import getweakrefcount
 
 from mnemosyne import _core
 from mnemosyne.agents.agent_factory import make_agent
@@ -147,6 +150,17 @@ class _Seat:
     """Where work outside a run needs nothing of the harness, the coroutine function that the agent is."""
 
 
+def _marks(task: asyncio.Task[None] | None, context: Context) -> tuple[object, ...]:
+    """Return all that an item which is over can have left behind on its task and in its context.
+
+    Whoever still holds the task (a timer that would cancel it, a table of tasks) must not meet another item in it.
+    """
+    if task is None:
+        return ()
+    name, callbacks, cancels = task.get_name(), task._callbacks, task.cancelling()
+    return sys.getrefcount(task), getweakrefcount(task), name, callbacks, cancels, len(context)
+
+
 @dataclass(slots=True)
 class _PlainCall:
     """A plain function on its way through the pool."""
@@ -187,6 +201,9 @@ class _Loop:
         self._plain_calls: dict[int, _PlainCall] = {}
         self._others: set[asyncio.Task[None]] = set()
         self._flush_is_due = False
+        self._slot = 0  # of the direct work that was begun last
+        self._goes_on = False  # whether its task may take what comes after it
+        self._unmarked: tuple[object, ...] | None = None  # the marks of a task whose first item has done nothing yet
         self._services: Services | None = None
         self._ended = asyncio.Event()
         _loops[side.id] = self
@@ -267,20 +284,26 @@ class _Loop:
         self._flush_is_due = True
         for kind, number, seat, payload in self._port:
             self._receive(kind, number, seat, payload)
+        self._goes_on = False
         self._flush()
 
     def _receive(self, kind: str, number: int, seat: int, payload: Any) -> None:
         match kind:
             case "direct":
-                self._begin(number, self._direct(number, seat, payload))
+                context = Context()
+                task = self._begin(number, self._direct(number, seat, payload, context), context)
+                if task is not None:
+                    self._waits(task)
             case "begun":
-                self._tasks[number] = payload
+                self._waits(payload)
             case "unstarted":
                 self._side.completed(number, _failure(payload, claimed=False))
             case "value" | "error":
                 self._mailbox.answer(kind, number, payload)
             case "claimed":
-                self._begin(number, self._claimed(number, seat, payload))
+                task = self._begin(number, self._claimed(number, seat, payload), Context())
+                if task is not None:
+                    self._tasks[number] = task
             case "unbegun":
                 self._side.completed(number, {"kind": "cancelled"})
             case "cancel":
@@ -311,19 +334,23 @@ class _Loop:
         """Let ``live`` come to its end."""
         self._ended.set()
 
-    def _begin(self, slot: int, work: Coroutine[object, object, None]) -> None:
-        """Start one item as a task with a context of its own: what one item sets, another must not see.
+    def _waits(self, task: asyncio.Task[None]) -> None:
+        """Know the task of direct work that goes on: from here on it does nothing but the item that it is at."""
+        self._goes_on = False
+        self._tasks[self._slot] = task
 
-        The first step is done here and now. Most items that take no time end in it, and are never scheduled at all.
+    def _begin(self, slot: int, work: Coroutine[object, object, None], context: Context) -> asyncio.Task[None] | None:
+        """Start a task in a new context and do its first step; return it if that was not its last.
+
+        Most items that take no time end in it, and are never scheduled at all.
         """
         try:
-            task = start_task(work, self._loop, Context())
+            task = start_task(work, self._loop, context)
         except BaseException as error:  # no memory, too deep a recursion: the item's failure, not the loop's
             work.close()
             self._side.completed(slot, _failure(error, claimed=False))
-            return
-        if not task.done():
-            self._tasks[slot] = task
+            return None
+        return None if task.done() else task
 
     def _cancel(self, slot: int, reason: str) -> None:
         task = self._tasks.get(slot)  # none: it has ended; one that had not begun was withdrawn in the port
@@ -454,28 +481,56 @@ class _Loop:
             made = self._contexts.setdefault(slot, made)  # another thread of the agent may have been faster
         return made
 
-    async def _direct(self, slot: int, seat: int, work: dict[str, Any]) -> None:
-        """Do direct work and report it. No harness stands around it, so an agent that needs none is simply called."""
-        try:
-            known = self._seats[seat]
-            alone = known.alone
-            if alone is None or "tree" in work["context"]:
-                result = await self._in_harness(known, self.make_context(slot, seat))
-                self._side.completed(slot, {"kind": "result", "result": result})
-            else:
-                work_at_hand((self, slot, seat))
-                try:
-                    returned = await alone(work)
-                except BaseException as error:
-                    self._side.completed(slot, _failure(blamed(known.name, error), claimed=False))
-                else:
-                    if not self._side.returned(slot, returned):
-                        whole = check_result(known.name, returned)
-                        self._side.completed(slot, {"kind": "result", "result": whole})
-        except BaseException as error:  # nothing that an agent raises may end the loop
-            self._side.completed(slot, _failure(error, claimed=False))
-        if self._tasks or self._contexts or not self._flush_is_due:  # else there is nothing to clear away
-            self._reported(slot)
+    async def _direct(self, slot: int, seat: int, work: dict[str, Any], context: Context) -> None:
+        """Do direct work and report it, and then what comes after it, for as long as no item waits or leaves a mark.
+
+        So an item that takes no time costs no task. One that waits goes on alone; what comes after it gets another.
+        """
+        self._goes_on = True
+        task = None
+        while True:
+            self._slot = slot
+            try:
+                known = self._seats[seat]
+                alone = known.alone
+                if alone is None or "tree" in work["context"]:
+                    await self._direct_in_harness(slot, seat, known)
+                else:  # no harness stands around it, so an agent that needs none is simply called
+                    work_at_hand((self, slot, seat))
+                    if self._unmarked is None:
+                        task = asyncio.current_task()
+                        self._unmarked = _marks(task, context)
+                    try:
+                        returned = await alone(work)
+                    except BaseException as error:
+                        self._goes_on = False  # the traceback holds this frame, where no other item must be seen
+                        self._side.completed(slot, _failure(blamed(known.name, error), claimed=False))
+                    else:
+                        if not self._side.returned(slot, returned):
+                            whole = check_result(known.name, returned)
+                            self._side.completed(slot, {"kind": "result", "result": whole})
+                        del returned  # the next item may wait for long
+            except BaseException as error:  # nothing that an agent raises may end the loop
+                self._goes_on = False
+                self._side.completed(slot, _failure(error, claimed=False))
+            if self._tasks or self._contexts or not self._flush_is_due:  # else there is nothing to clear away
+                self._reported(slot)
+            if not self._goes_on:
+                return
+            task = task or asyncio.current_task()
+            if _marks(task, context) != self._unmarked:
+                return
+            message = self._port.next_direct()
+            if message is None:
+                return
+            kind, slot, seat, work = message
+            if kind != "direct":
+                self._receive(*message)
+                return
+
+    async def _direct_in_harness(self, slot: int, seat: int, known: _Seat) -> None:
+        result = await self._in_harness(known, self.make_context(slot, seat))
+        self._side.completed(slot, {"kind": "result", "result": result})
 
     async def _claimed(self, slot: int, seat: int, assignment: Json) -> None:
         """Work on a claimed item and report it; with the harness around it, unless it is a plain item of a user's."""

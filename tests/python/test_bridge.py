@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -454,6 +455,83 @@ class AsksWho(AgentExecutionMixin):
 async def test_an_item_is_one_task_from_its_first_step_to_its_last() -> None:
     async with await ClaudeAgentBridge.spawn("executor", AsksWho) as bridge:
         assert (await bridge.send_work(item())).data["is_one"]
+
+
+MARKS = """
+import contextvars, json, time, weakref
+from mnemosyne import AgentSpec
+
+VARIABLE = contextvars.ContextVar("variable", default="clean")
+HELD, SEEN = [], weakref.WeakKeyDictionary()
+called, made = [], 0
+
+class Counted(asyncio.Task):
+    def __init__(self, *arguments, **options):
+        global made
+        made += options.get("name") == "mnemosyne-item"
+        super().__init__(*arguments, **options)
+asyncio.Task = Counted
+
+def variable(task): VARIABLE.set("dirty")
+def name(task): task.set_name("dirty")
+def cancel(task): task.cancel()
+def callback(task): task.add_done_callback(lambda _: called.append("called"))
+def hold(task): HELD.append(task)
+def table(task): SEEN[task] = "dirty"
+def timer(task): asyncio.get_running_loop().call_later(0.01, task.cancel)
+def nothing(task): pass
+
+class Marks(AgentExecutionMixin):
+    async def execute_work(self, work):
+        how = work["context"]["how"]
+        if how == "error":
+            raise LookupError("whoever holds it holds the frames that it came through")
+        task = asyncio.current_task()
+        if how == "collect":  # the others come meanwhile, and are done in as few ticks as can be
+            time.sleep(0.1)
+        elif how == "look":
+            clean = (VARIABLE.get(), task.get_name(), task.cancelling(), task in SEEN)
+            assert clean == ("clean", "mnemosyne-item", 0, False), clean
+            assert not any(held is task for held in HELD)
+        elif how == "wait":
+            await asyncio.sleep(0.05)
+        else:
+            globals()[how](task)
+        return {"success": True}
+
+async def main():
+    spec = AgentSpec(source=Marks, in_flight=128)
+    async with await ClaudeAgentBridge.spawn("executor", spec) as bridge:
+        async def send(how):
+            work = WorkItem(id="w", description="d", phase=item.phase, role=item.role, context={"how": how})
+            try:
+                return (await bridge.send_work(work)).success
+            except Exception as error:
+                return type(error.__cause__ or error).__name__
+        before = made
+        these = [how for _ in range(20) for how in (HOW, "look", "wait")]
+        outcomes = await asyncio.gather(*map(send, ["collect", *these]))
+        print(json.dumps({"made": made - before, "outcomes": sorted(set(map(str, outcomes))), "called": len(called)}))
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "outcomes"),
+    [
+        *((mark, ["True"]) for mark in ("variable", "name", "callback", "hold", "table", "timer", "nothing")),
+        ("cancel", ["True"]),
+        ("error", ["LookupError", "True"]),
+    ],
+)
+def test_what_an_item_leaves_on_its_task_or_in_its_context_no_other_meets(how: str, outcomes: list[str]) -> None:
+    done = in_a_process(f"{PREAMBLE}HOW = {how!r}{MARKS}")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["outcomes"] == outcomes
+    # Who leaves no mark shares a task with those after it, up to and with the next one that waits.
+    assert said["made"] <= 30 if how == "nothing" else said["made"] >= 40, said
+    assert said["called"] == (20 if how == "callback" else 0)
 
 
 class SaysItsKey(AgentExecutionMixin):

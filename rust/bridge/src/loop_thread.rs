@@ -559,7 +559,7 @@ impl AgentLoop {
 impl AgentLoop {
     fn ended(&self, slot: u64, outcome: Outcome) {
         locked(&self.outcomes).push((Ticket(slot), outcome));
-        let enough = if self.port.get().waiting() <= LITTLE_LEFT { FEW } else { MANY };
+        let enough = if self.port.get().has_more_than(LITTLE_LEFT) { MANY } else { FEW };
         self.hand_over(enough);
     }
 

@@ -80,6 +80,10 @@ impl<M, B: Bell> Mailbox<M, B> {
         std::mem::take(&mut queue.messages)
     }
 
+    pub(crate) fn len(&self) -> usize {
+        locked(&self.queue).messages.len()
+    }
+
     pub(crate) fn bell(&self) -> &B {
         &self.bell
     }

@@ -240,12 +240,14 @@ impl Port {
         Self { channel, tick: Mutex::new(tick), starter: Mutex::default() }
     }
 
-    /// How many messages were taken and wait for their turn.
-    pub(crate) fn waiting(&self) -> usize {
-        locked(&self.tick).inbox.len()
+    /// Whether more messages than `few` wait for their turn, in here or in the mailbox.
+    pub(crate) fn has_more_than(&self, few: usize) -> bool {
+        let taken = locked(&self.tick).inbox.len();
+        taken > few || taken + self.channel.mailbox.len() > few
     }
 
-    fn next(&self) -> Option<Message> {
+    /// The next message of this tick, if there is one and it is wanted.
+    fn next(&self, wanted: impl FnOnce(&Message) -> bool) -> Option<Message> {
         let tick = &mut *locked(&self.tick);
         if tick.is_over() {
             return None;
@@ -255,6 +257,9 @@ impl Port {
                 return None;
             }
             withdraw(&mut tick.inbox);
+        }
+        if !tick.inbox.front().is_some_and(wanted) {
+            return None;
         }
         tick.delivered += 1;
         tick.inbox.pop_front()
@@ -315,17 +320,18 @@ impl Port {
     /// The next message; one that cannot be made into objects comes as `undeliverable`, for whoever waits for it.
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let starter = locked(&self.starter).clone();
-        while let Some(message) = self.next() {
-            let (kind, number) = message.name();
-            let failure = match catch_unwind(AssertUnwindSafe(|| deliver(py, message, starter.as_deref()))) {
-                Ok(Ok(None)) => continue,
-                Ok(Ok(told)) => return Ok(told),
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "a panic in the bridge".to_owned(),
-            };
-            return (intern!(py, "undeliverable"), number, 0_u64, (kind, failure)).into_pyobject(py).map(Some);
+        while let Some(message) = self.next(|_| true) {
+            if let Some(told) = delivered(py, message, starter.as_deref())? {
+                return Ok(Some(told));
+            }
         }
         Ok(None)
+    }
+
+    /// The next message, if it is direct work: for a task that can do it beside what it has done.
+    fn next_direct<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let next = self.next(|message| matches!(message, Message::Direct { .. }));
+        next.map_or(Ok(None), |message| delivered(py, message, None))
     }
 
     /// Drops the future behind a call that nobody awaits any more.
@@ -374,6 +380,21 @@ impl Message {
             Message::Shutdown => ("shutdown", 0),
         }
     }
+}
+
+/// What the loop is told of a message; also of one that cannot be made into objects, for there may be who waits for it.
+fn delivered<'py>(
+    py: Python<'py>,
+    message: Message,
+    starter: Option<&Starter>,
+) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    let (kind, number) = message.name();
+    let failure = match catch_unwind(AssertUnwindSafe(|| deliver(py, message, starter))) {
+        Ok(Ok(told)) => return Ok(told),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "a panic in the bridge".to_owned(),
+    };
+    (intern!(py, "undeliverable"), number, 0_u64, (kind, failure)).into_pyobject(py).map(Some)
 }
 
 /// What the loop is told of a message: nothing of an item that was done while it was begun.

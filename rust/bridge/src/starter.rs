@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 pub(crate) struct Starter {
-    /// The coroutine function that does the work: `(slot, seat, work)`.
+    /// The coroutine function that does the work: `(slot, seat, work, context)`.
     pub(crate) work: Py<PyAny>,
     /// Makes a task of a coroutine, with the options, and does its first step.
     pub(crate) task: Py<PyAny>,
@@ -31,12 +31,11 @@ impl Starter {
         seat: u64,
         work: Bound<'py, PyDict>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let coroutine = self.work.bind(py).call1((slot, seat, work))?;
+        let context = self.context.bind(py).call0()?;
+        let coroutine = self.work.bind(py).call1((slot, seat, work, &context))?;
         let options = self.options.bind(py);
-        let made = self.context.bind(py).call0().and_then(|context| {
-            options.set_item(intern!(py, "context"), context)?;
-            self.task.bind(py).call((&coroutine,), Some(options))
-        });
+        let set = options.set_item(intern!(py, "context"), context);
+        let made = set.and_then(|()| self.task.bind(py).call((&coroutine,), Some(options)));
         // What one item sets must not live on in here.
         options.set_item(intern!(py, "context"), py.None())?;
         match made {
