@@ -1,7 +1,7 @@
 //! From tokio into Python asyncio and back.
 //!
 //! ```text
-//! tokio worker ── push ──▶ Channel (mailbox + bell, no GIL) ──▶ loop thread: a tick of messages, one task per item
+//! tokio worker ── push ──▶ Channel (mailbox + bell, no GIL) ──▶ loop thread: a tick of messages, tasks of agents
 //!      ▲                                                           │ upcalls (AgentContext) and outcomes
 //!      └── waiters ◀── Courier (one tokio task) ◀── outbox ◀───────┘ handed over once per tick
 //! ```

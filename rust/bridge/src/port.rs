@@ -328,7 +328,7 @@ impl Port {
         Ok(None)
     }
 
-    /// The next message, if it is direct work: for a task that can do it beside what it has done.
+    /// The next message of the tick, if it is direct work: for a task that has done its own without waiting.
     fn next_direct<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let next = self.next(|message| matches!(message, Message::Direct { .. }));
         next.map_or(Ok(None), |message| delivered(py, message, None))
