@@ -335,7 +335,7 @@ async def sleeps(work: dict[str, Any]) -> dict[str, Any]:
 
 
 # The speed of a machine that is not alone on its host changes within tenths of a second, so what is compared closely is
-# measured for about a second at a time. The sleepers begin all at once and spread over their 50 ms within some ten rounds:
+# measured for about a second at a time. The sleepers begin all at once and spread over their 50 ms within ten rounds:
 # of 10 rounds the start is most, of 40 it is not.
 CASES: dict[str, tuple[Callable[..., Figures], Any, int, int]] = {
     "pingpong_1": (ping_pong, True, 1, 3_000),

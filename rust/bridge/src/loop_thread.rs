@@ -52,6 +52,23 @@ const FEW: usize = 16;
 const LITTLE_LEFT: usize = 16;
 const MANY: usize = 128;
 
+/// After a batch of `FEW` the courier stays awake for so long, and meanwhile each `FEW` are handed to it. To wait for as long
+/// as the other way costs is never more than twice as dear as the better of both (Karlin et al., "Competitive randomized
+/// algorithms for non-uniform problems", 1990), and to sleep and be woken costs 50 to 100 us here; where the host is slow to
+/// wake a core, both sides slept after every few items, and an item took 10 us instead of 5. Agents that take their time never
+/// end so many at once. Ratios to a task per item on one loop at 64 in flight, means of 390 rounds in turn, +-0.02:
+///
+/// | | no time | 60 us | 100 us | 200 us |
+/// |---|---|---|---|---|
+/// | Python 3.12 | 1.71 | 1.76 | 1.80 | 1.80 |
+/// | Python 3.13 | 1.50 | 1.58 | 1.62 | 1.64 |
+/// | wake-ups for 1,000 items | 22 | 16 | 5 | 1 |
+///
+/// At 1,000 in flight, with 100 us: 1.79 for 1.77; with agents that wait once 0.70 for 0.67.
+const AWAKE: Duration = Duration::from_micros(100);
+/// Looks of the courier between two turns of other tasks, each after as many pauses of the core.
+const LOOKS: usize = 8;
+
 /// The loop that new hosts use. Held over a start, so that hosts that come at once share one.
 static SHARED: tokio::sync::Mutex<Weak<LoopThread>> = tokio::sync::Mutex::const_new(Weak::new());
 /// Every loop whose thread has not left Python, also one that was dropped and is still closing its agents.
@@ -137,6 +154,8 @@ pub(crate) struct Shared {
     spare: Mutex<Vec<(Ticket, Outcome)>>,
     /// Tells the courier that the outbox is not empty, or that the loop has ended.
     courier: Notify,
+    /// It looks without being told. A hint, which decides when it is told, not whether.
+    awake: AtomicBool,
     /// The courier's runtime went down before the loop: the loop hands its outbox over itself.
     no_courier: AtomicBool,
     /// Set once the thread has left Python; waited for at exit.
@@ -174,6 +193,7 @@ impl LoopThread {
             outbox: Mutex::default(),
             spare: Mutex::default(),
             courier: Notify::new(),
+            awake: AtomicBool::new(false),
             no_courier: AtomicBool::new(false),
             ended: (Mutex::new(false), Condvar::new()),
             stopping: AtomicBool::new(false),
@@ -369,8 +389,8 @@ impl Shared {
         locked(&self.hosts).get(&id).and_then(Weak::upgrade)
     }
 
-    /// Hands outcomes to whoever waits for them. One that panics is not the end of the others.
-    fn deliver(&self) {
+    /// Hands outcomes to whoever waits for them, and says to how many. One that panics is not the end of the others.
+    fn deliver(&self) -> usize {
         let mut outcomes = std::mem::take(&mut *locked(&self.spare));
         std::mem::swap(&mut *locked(&self.outbox), &mut outcomes);
         let mut ready = Vec::with_capacity(outcomes.len());
@@ -385,9 +405,11 @@ impl Shared {
         }
         *locked(&self.spare) = outcomes;
         self.counts.late.fetch_add(late, Ordering::Relaxed);
+        let told = ready.len();
         for (pending, outcome) in ready {
             let _ = catch_unwind(AssertUnwindSafe(|| (pending.done)(outcome)));
         }
+        told
     }
 }
 
@@ -397,10 +419,33 @@ struct Courier(Arc<Shared>);
 
 impl Courier {
     async fn carry(self) {
+        // Where there is one core it is the loop's.
+        let may_stay_awake = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
         while !self.0.has_ended() {
             self.0.courier.notified().await;
-            self.0.deliver();
+            if self.0.deliver() >= FEW && may_stay_awake {
+                self.stay_awake().await;
+            }
         }
+    }
+
+    async fn stay_awake(&self) {
+        self.0.awake.store(true, Ordering::Relaxed);
+        let mut last = Instant::now();
+        while last.elapsed() < AWAKE {
+            tokio::task::yield_now().await; // those who were told have their turn first
+            if self.finds_more() && self.0.deliver() >= FEW {
+                last = Instant::now();
+            }
+        }
+        self.0.awake.store(false, Ordering::Relaxed);
+    }
+
+    fn finds_more(&self) -> bool {
+        (0..LOOKS).any(|_| {
+            (0..LOOKS).for_each(|_| std::hint::spin_loop());
+            !locked(&self.0.outbox).is_empty()
+        })
     }
 }
 
@@ -564,7 +609,8 @@ impl AgentLoop {
 impl AgentLoop {
     fn ended(&self, slot: u64, outcome: Outcome) {
         locked(&self.outcomes).push((Ticket(slot), outcome));
-        let enough = if self.port.get().has_more_than(LITTLE_LEFT) { MANY } else { FEW };
+        let costs_nothing = self.shared.awake.load(Ordering::Relaxed);
+        let enough = if costs_nothing || !self.port.get().has_more_than(LITTLE_LEFT) { FEW } else { MANY };
         self.hand_over(enough);
     }
 
