@@ -30,7 +30,8 @@ class Agent(AgentExecutionMixin):
         seconds = work["context"].get("block")
         if seconds:
             time.sleep(seconds)
-        await asyncio.sleep(work["context"].get("wait", 0))
+        if "wait" in work["context"]:
+            await asyncio.sleep(work["context"]["wait"])
         return {"success": True, "data": {"thread": threading.get_ident()}}
 """
 
@@ -86,11 +87,18 @@ def test_a_loop_that_is_stuck_is_left_behind_and_only_the_one_who_stuck_is_charg
     done = in_a_process(
         """
         async def main():
-            innocent = await ClaudeAgentBridge.spawn("executor", Agent, agent_id="innocent")
-            guilty = await ClaudeAgentBridge.spawn("reviewer", Agent, agent_id="guilty")
+            spec = AgentSpec(source=Agent, in_flight=8)
+            innocent = await ClaudeAgentBridge.spawn("executor", spec, agent_id="innocent")
+            guilty = await ClaudeAgentBridge.spawn("reviewer", spec, agent_id="guilty")
             before = (await innocent.send_work(item())).data["thread"]
             waiting = asyncio.ensure_future(innocent.send_work(item("waits", context={"wait": 3600})))
             await until(lambda: innocent.health().state == "busy")
+            # The one who sticks is begun by a task that has done others before it, which came while the loop was held.
+            under_way = lambda: _core.metrics()["loops"][0]["in_flight"]
+            holds = asyncio.ensure_future(guilty.send_work(item("holds", context={"block": 0.3})))
+            await until(lambda: under_way() == 2)
+            quick = [asyncio.ensure_future(innocent.send_work(item(f"quick-{number}"))) for number in range(4)]
+            await until(lambda: under_way() == 6)
             blocking = asyncio.ensure_future(guilty.send_work(item("blocks", context={"block": 60})))
             await until(lambda: _core.metrics()["loops"][0]["suspect"])
             try:
@@ -99,6 +107,7 @@ def test_a_loop_that_is_stuck_is_left_behind_and_only_the_one_who_stuck_is_charg
                 assert "LoopBlocked" in str(error), error
             else:
                 raise AssertionError("it was not charged")
+            assert all(result.success for result in await asyncio.gather(holds, *quick))
             try:
                 await waiting
             except AgentUnavailable as error:

@@ -3,7 +3,7 @@
 //! ```text
 //! tokio worker ── push ──▶ Channel (mailbox + bell, no GIL) ──▶ loop thread: a tick of messages, tasks of agents
 //!      ▲                                                           │ upcalls (AgentContext) and outcomes
-//!      └── waiters ◀── Courier (one tokio task) ◀── outbox ◀───────┘ handed over once per tick
+//!      └── waiters ◀── Courier (one tokio task) ◀── outbox ◀───────┘ handed over in batches
 //! ```
 //!
 //! Invariants kept here:

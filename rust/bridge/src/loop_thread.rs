@@ -148,7 +148,9 @@ pub(crate) struct Shared {
     pub(crate) counts: Counts,
     /// Under which the loop is known in Python.
     pub(crate) id: u64,
-    /// What ended and was not handed to its waiter yet.
+    /// What ended since the last hand-over: the loop's own, until it is left behind.
+    outcomes: Mutex<Vec<(Ticket, Outcome)>>,
+    /// What was handed over and its waiter was not told yet.
     outbox: Mutex<Vec<(Ticket, Outcome)>>,
     /// The outbox of before, empty: its storage is used again.
     spare: Mutex<Vec<(Ticket, Outcome)>>,
@@ -190,6 +192,7 @@ impl LoopThread {
             health: Health::default(),
             counts: Counts::default(),
             id: unique(),
+            outcomes: Mutex::default(),
             outbox: Mutex::default(),
             spare: Mutex::default(),
             courier: Notify::new(),
@@ -226,7 +229,7 @@ fn run(shared: &Arc<Shared>, ready: oneshot::Sender<Result<(), HostError>>) {
     let outcome = attach(Site::LoopThread, |py| -> PyResult<()> {
         let entry = py.import("mnemosyne.loop")?.getattr("run")?;
         let port = Bound::new(py, Port::on(Arc::clone(&shared.channel)))?;
-        let side = AgentLoop { shared: Arc::clone(shared), port: port.unbind(), outcomes: Mutex::default() };
+        let side = AgentLoop { shared: Arc::clone(shared), port: port.unbind() };
         let side = Bound::new(py, side)?;
         if let Some(ready) = locked(&ready).take() {
             let _ = ready.send(Ok(()));
@@ -365,6 +368,10 @@ impl Shared {
         self.channel.give_up();
         locked(&LIVING).retain(|living| !std::ptr::eq(Arc::as_ptr(living), self));
         LEFT_BEHIND.fetch_add(1, Ordering::Relaxed);
+        // What had ended when it got stuck is not lost with it.
+        let ended = std::mem::take(&mut *locked(&self.outcomes));
+        locked(&self.outbox).extend(ended);
+        self.deliver();
         let (guilty, lost) = {
             let mut pending = locked(&self.pending);
             (culprit.and_then(|slot| pending.remove(slot)), pending.drain())
@@ -495,8 +502,6 @@ pub(crate) struct AgentLoop {
     shared: Arc<Shared>,
     #[pyo3(get)]
     port: Py<Port>,
-    /// What ended since the last `flush`. Only the loop's own thread takes this lock.
-    outcomes: Mutex<Vec<(Ticket, Outcome)>>,
 }
 
 #[pymethods]
@@ -608,7 +613,7 @@ impl AgentLoop {
 
 impl AgentLoop {
     fn ended(&self, slot: u64, outcome: Outcome) {
-        locked(&self.outcomes).push((Ticket(slot), outcome));
+        locked(&self.shared.outcomes).push((Ticket(slot), outcome));
         let costs_nothing = self.shared.awake.load(Ordering::Relaxed);
         let enough = if costs_nothing || !self.port.get().has_more_than(LITTLE_LEFT) { FEW } else { MANY };
         self.hand_over(enough);
@@ -616,7 +621,7 @@ impl AgentLoop {
 
     /// Hands over what ended, if that is so many.
     fn hand_over(&self, at_least: usize) {
-        let mut outcomes = locked(&self.outcomes);
+        let mut outcomes = locked(&self.shared.outcomes);
         if outcomes.len() < at_least {
             return;
         }
